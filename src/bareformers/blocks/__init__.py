@@ -1,0 +1,1 @@
+"""How a layer is wired: one file a layout, one contract (`base`)."""

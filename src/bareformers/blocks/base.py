@@ -1,0 +1,144 @@
+"""The contract of a block: how the stack calls a layer, whatever runs through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from bareformers import registry
+from bareformers.blocks.layers import FeedForward, norm
+from bareformers.errors import InputError
+from bareformers.mixers.base import TokenMixer
+from bareformers.mixers.dropout import Dropout
+from bareformers.mixers.masks import Mask
+from bareformers.mixers.state import LayerState
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a block stands and the sizes of what it holds.
+
+    Attributes:
+        layer: depth, from 0, of `num_layers`.
+        hidden_size: D.
+        intermediate_size: width of the feed-forward network.
+        hidden_act: its activation.
+        norm: `layer` or `rms`.
+        norm_eps: added to the variance.
+        dropout: on the output of every sub-layer and inside the feed-forward network.
+        use_bias: whether linear maps carry a bias.
+    """
+
+    layer: int
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    hidden_act: str
+    norm: str
+    norm_eps: float
+    dropout: float
+    use_bias: bool
+
+    @property
+    def is_last(self) -> bool:
+        return self.layer == self.num_layers - 1
+
+    def new_norm(self) -> nn.Module:
+        return norm(self.norm, self.hidden_size, self.norm_eps)
+
+
+@dataclass
+class Signals:
+    """What a layer reads besides its stream, and the maps that it leaves behind.
+
+    Attributes:
+        mask: who sees whom among the positions.
+        context: [B, S, D] for the cross role, or None.
+        context_mask: who sees whom between positions and context.
+        state: what this layer remembers while decoding, or None.
+        want_weights: whether `weights` is to be filled.
+        weights: by role (`self`, `cross`), [B or 1, H, T, S].
+    """
+
+    mask: Mask
+    context: Tensor | None = None
+    context_mask: Mask | None = None
+    state: LayerState | None = None
+    want_weights: bool = False
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Block(GradientCheckpointingLayer):
+    """A layer: mixers, a feed-forward network, norms and skips. Between layers runs a stream that only blocks look into.
+
+    A subclass lives in a file of its own that opens with its wiring as a diagram, carries `@block(name, paper=...)`, and gives
+    `forward`, and `open` and `close` where the stream is more than the hidden states.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+
+    @dataclass
+    class Options:
+        """This block takes no options."""
+
+    def __init__(
+        self, place: Place, mixer: TokenMixer | None, cross_mixer: TokenMixer | None, options: Any
+    ) -> None:
+        super().__init__()
+        self.place, self.options = place, options
+        self.mixer, self.cross_mixer = mixer, cross_mixer
+        self.mixer_norm = place.new_norm() if mixer is not None else None
+        self.cross_norm = place.new_norm() if cross_mixer is not None else None
+        self.ffn_norm = place.new_norm()
+        self.ffn = FeedForward(
+            place.hidden_size, place.intermediate_size, place.hidden_act, place.dropout, place.use_bias
+        )
+        self.dropout = Dropout(place.dropout)
+
+    def open(self, x: Tensor) -> Any:
+        """The stream that enters the first block, from embeddings [B, T, D]."""
+        return x
+
+    def close(self, stream: Any) -> Tensor:
+        """Hidden states [B, T, D] from the stream that leaves the last block."""
+        return stream
+
+    def forward(self, stream: Any, signals: Signals) -> Any:
+        """One layer; returns the stream."""
+        raise NotImplementedError
+
+    def sublayers(self, signals: Signals) -> Iterator[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
+        """The norm and the function of each sub-layer in order: self, cross, feed-forward; dropout included."""
+        if self.mixer is not None:
+            yield self.mixer_norm, lambda x: self._mix(self.mixer, x, signals, "self")
+        if self.cross_mixer is not None:
+            yield self.cross_norm, lambda x: self._mix(self.cross_mixer, x, signals, "cross")
+        yield self.ffn_norm, lambda x: self.dropout(self.ffn(x))
+
+    def _mix(self, mixer: TokenMixer, x: Tensor, signals: Signals, role: str) -> Tensor:
+        cross = role == "cross"
+        y, weights = mixer(
+            x,
+            signals.context_mask if cross else signals.mask,
+            context=signals.context if cross else None,
+            state=signals.state[role] if signals.state is not None else None,
+            want_weights=signals.want_weights,
+        )
+        if weights is not None:
+            signals.weights[role] = weights
+        return self.dropout(y)
+
+
+def parse(spec: str | dict[str, Any]) -> tuple[type[Block], Any]:
+    """The class and the validated options of what a user wrote: `pre_ln` or `{name: pre_ln, ...}`."""
+    given = {"name": spec} if isinstance(spec, str) else dict(spec)
+    if "name" not in given:
+        raise InputError("block needs a name, as in {name: pre_ln}")
+    name = given.pop("name")
+    cls = registry.blocks.get(name)
+    return cls, registry.options(cls.Options, given, f"block {name!r}")

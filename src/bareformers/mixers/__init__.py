@@ -1,0 +1,1 @@
+"""How positions exchange information: one file a mixer, one contract (`base`)."""

@@ -1,0 +1,206 @@
+"""The contract of a mixer: what it is told, what it is given, what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bareformers import registry
+from bareformers.errors import InputError
+from bareformers.mixers.dropout import Dropout
+from bareformers.mixers.masks import Mask
+from bareformers.mixers.state import MixerState
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place that a mixer is built for.
+
+    Attributes:
+        role: `encoder` (sees both sides), `decoder` (sees no later position) or `cross` (reads the context).
+        layer: depth, from 0.
+        hidden_size: D.
+        num_heads: H; D is a multiple of it.
+        max_length: the most positions that queries come from; a limit only for mixers of fixed length.
+        max_context_length: the same for the context of the cross role.
+        dropout: probability with which a mixer that has a map drops its entries while training.
+        use_bias: whether linear maps carry a bias.
+    """
+
+    role: str
+    layer: int
+    hidden_size: int
+    num_heads: int
+    max_length: int
+    max_context_length: int
+    dropout: float = 0.0
+    use_bias: bool = True
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def max_keys(self) -> int:
+        """The most positions that keys come from."""
+        return self.max_context_length if self.role == "cross" else self.max_length
+
+    def linear(self) -> nn.Linear:
+        """A D -> D map."""
+        return nn.Linear(self.hidden_size, self.hidden_size, bias=self.use_bias)
+
+
+class TokenMixer(nn.Module):
+    """Moves information between positions.
+
+    A subclass lives in a file of its own, carries `@mixer(name, roles=..., paper=..., parameters=..., state=...)` and, where
+    it has any, a dataclass `Options` whose fields are its YAML keys. Every law in `tests/laws` runs on it from then on.
+    """
+
+    name: ClassVar[str]
+    roles: ClassVar[frozenset[str]]
+    paper: ClassVar[str]
+    parameters_formula: ClassVar[str]
+    state_formula: ClassVar[str]
+    floor: ClassVar[bool]
+    absent: ClassVar[bool] = False
+    """Whether a block leaves the whole sub-layer out, norm included."""
+
+    @dataclass
+    class Options:
+        """This mixer takes no options."""
+
+    def __init__(self, slot: Slot, options: Any) -> None:
+        super().__init__()
+        self.slot = slot
+        self.options = options
+
+    def init_weights(self, std: float) -> None:
+        """Initialise what a normal distribution of width `std` would not suit, through `transformers.initialization`.
+
+        Called after the linear maps inside have been initialised.
+        """
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Mask,
+        context: Tensor | None = None,
+        state: MixerState | None = None,
+        want_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Mix.
+
+        Args:
+            x: [B, T, D], the positions that are new since `state`.
+            mask: who sees whom, over what is remembered too.
+            context: [B, S, D], what the cross role reads; None in the self roles.
+            state: what earlier calls remembered and later ones will need; None outside decoding.
+            want_weights: whether to return the map, where the mixer has one.
+
+        Returns:
+            y [B, T, D], and the weights [B or 1, H, T, S] or None.
+        """
+        raise NotImplementedError
+
+    def check_length(self, length: int, limit: int) -> None:
+        """Raise where a mixer of fixed length is given more than it was built for."""
+        if length > limit:
+            raise InputError(
+                f"mixer {self.name!r} has a fixed length of {limit} positions and was given {length}; raise "
+                f"max_position_embeddings or take a mixer without a limit, such as 'dot_product' or 'gaussian'"
+            )
+
+
+class MapMixer(TokenMixer):
+    """A mixer with an explicit map: per head, the weights times the projected values, and an output projection.
+
+    A subclass gives `weights`, and a `mix` of its own where there is something faster than the matrix product.
+    """
+
+    def __init__(self, slot: Slot, options: Any) -> None:
+        super().__init__(slot, options)
+        self.value = slot.linear()
+        self.output = slot.linear()
+        self.dropout = Dropout(slot.dropout)
+
+    def weights(self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None) -> Tensor:
+        """The map [B or 1, H, T, S]; called once a forward pass, since it may write to `state`."""
+        raise NotImplementedError
+
+    def mix(
+        self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None, want_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Mixed values [B, H, T, d], and the weights where they are wanted."""
+        values = self.remember("values", self.value, x, context, state)
+        weights = self.weights(x, mask, context, state)
+        return apply_map(self.dropout(weights).to(values.dtype), values), weights if want_weights else None
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Mask,
+        context: Tensor | None = None,
+        state: MixerState | None = None,
+        want_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        mixed, weights = self.mix(x, mask, context, state, want_weights)
+        return self.output(merge_heads(mixed)), weights
+
+    def heads(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, H, T, d]."""
+        return x.unflatten(-1, (self.slot.num_heads, self.slot.head_size)).transpose(1, 2)
+
+    def remember(
+        self,
+        name: str,
+        project: Callable[[Tensor], Tensor],
+        x: Tensor,
+        context: Tensor | None,
+        state: MixerState | None,
+    ) -> Tensor:
+        """`project` of all positions seen so far, or of the context (once), in heads [B, H, S, d]."""
+        if context is None:
+            new = self.heads(project(x))
+            return new if state is None else state.append(name, new, dim=2)
+        if state is None:
+            return self.heads(project(context))
+        if name not in state:
+            state[name] = self.heads(project(context))
+        return state[name]
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """[B, H, T, d] -> [B, T, D]."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def apply_map(weights: Tensor, values: Tensor) -> Tensor:
+    """`weights @ values`; a map that the batch shares ([1, H, T, S]) is applied to all rows in one product."""
+    if weights.shape[0] == values.shape[0]:
+        return weights @ values
+    return torch.einsum("hts,bhsd->bhtd", weights[0].expand(values.shape[1], -1, -1), values)
+
+
+def parse(spec: str | dict[str, Any], where: str) -> tuple[type[TokenMixer], Any]:
+    """The class and the validated options of what a user wrote: `gaussian` or `{name: gaussian, std: 0.5}`."""
+    given = {"name": spec} if isinstance(spec, str) else dict(spec)
+    if "name" not in given:
+        raise InputError(f"{where} needs a name, as in {{name: gaussian, std: 0.5}}")
+    name = given.pop("name")
+    cls = registry.mixers.get(name)
+    return cls, registry.options(cls.Options, given, f"mixer {name!r} ({where})")
+
+
+def build(spec: str | dict[str, Any], slot: Slot) -> TokenMixer | None:
+    """The mixer for `slot`; None where the sub-layer is left out (`none`)."""
+    where = f"{slot.role}_mixer of layer {slot.layer}"
+    cls, options = parse(spec, where)
+    if slot.role not in cls.roles:
+        able = [name for name, other in registry.mixers if slot.role in other.roles]
+        raise InputError(f"mixer {cls.name!r} cannot be {where}; these can: {', '.join(able)}")
+    return None if cls.absent else cls(slot, options)

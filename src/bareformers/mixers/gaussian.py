@@ -1,0 +1,142 @@
+"""Hard-coded Gaussian attention (You, Sun & Iyyer, ACL 2020, arXiv:2005.00742).
+
+The authors' fast paths cannot run (an attribute that is never set, a kernel of width -1); these are written from
+equation 3 of the paper.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bareformers.errors import InputError
+from bareformers.mixers.base import MapMixer, Slot, apply_map
+from bareformers.mixers.masks import Mask
+from bareformers.mixers.state import MixerState
+from bareformers.registry import mixer
+
+# The weights of this many standard deviations and more from the centre are below 1e-7 of the row's sum.
+REACH = 5.5
+# Up to this many keys the small matrix, shared by the batch, is faster than a convolution.
+SHORT = 64
+
+
+@mixer(
+    "gaussian",
+    roles={"encoder", "decoder", "cross"},
+    paper="You, Sun & Iyyer, ACL 2020, arXiv:2005.00742",
+    parameters="2*d*d",
+    state="t*d if role == 'cross' else window*d",
+)
+class Gaussian(MapMixer):
+    """Each head averages the values around `position + offset` with fixed Gaussian weights, which do not sum to 1."""
+
+    @dataclass
+    class Options:
+        offsets: tuple[int, ...] | None = None  # centres, tiled over heads; by default -1 and 1, in the decoder -1 and 0
+        std: float = 1.0  # in positions
+        length_ratio: float = 1.0  # cross only: context positions per query position
+        normalize: bool = False  # divide each row by its sum over the visible keys (the paper does not)
+
+        def __post_init__(self) -> None:
+            if self.std <= 0 or self.length_ratio <= 0:
+                raise InputError(f"gaussian needs std and length_ratio above 0, not {self.std} and {self.length_ratio}")
+            if self.offsets is not None and not self.offsets:
+                raise InputError("gaussian needs at least one offset, as in offsets: [-1, 1]")
+
+    def __init__(self, slot: Slot, options: Options) -> None:
+        super().__init__(slot, options)
+        offsets = options.offsets or ((-1, 0) if slot.role == "decoder" else (-1, 1))
+        self.offsets = [offsets[head % len(offsets)] for head in range(slot.num_heads)]
+        self.radius = math.ceil(REACH * options.std)
+        self.first = min(min(self.offsets) - self.radius, 0)
+        self.last = 0 if slot.role == "decoder" else max(max(self.offsets) + self.radius, 0)
+
+    @property
+    def window(self) -> int:
+        """How many earlier positions an output still depends on."""
+        return -self.first
+
+    def density(self, distance: Tensor) -> Tensor:
+        """The normal density at `distance` [.., H, T, S] from each head's centre, in positions."""
+        std = self.options.std
+        return torch.exp(-0.5 * (distance / std) ** 2) / (std * math.sqrt(2 * math.pi))
+
+    def centres(self, device: torch.device) -> Tensor:
+        """[H, 1, 1] float32: each head's offset. Built here, since `from_pretrained` loses computed buffers."""
+        return torch.tensor(self.offsets, dtype=torch.float32, device=device)[:, None, None]
+
+    def weights(self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None) -> Tensor:
+        ratio = self.options.length_ratio if context is not None else 1.0
+        distance = mask.key_positions[:, None, None, :] - ratio * mask.query_positions[:, None, :, None]
+        weights = self.density(distance - self.centres(x.device))
+        if mask.allowed is not None:
+            weights = weights * mask.allowed
+        if self.options.normalize:
+            weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-9)
+        return weights
+
+    def mix(
+        self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None, want_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        weights = None
+        if want_weights or (state is None or context is not None) and mask.num_keys <= SHORT:
+            weights = self.weights(x, mask, context, state)
+        if context is not None:
+            values = self.remember("values", self.value, x, context, state)
+            if weights is None:
+                return self.gathered(mask.keep_values(values), mask), None
+            return apply_map(weights.to(values.dtype), values), weights if want_weights else None
+        values = self.heads(self.value(x))
+        if weights is not None and state is None:
+            return apply_map(weights.to(values.dtype), values), weights if want_weights else None
+        return self.convolved(mask.keep_values(values), mask, state), weights
+
+    def convolved(self, values: Tensor, mask: Mask, state: MixerState | None) -> Tensor:
+        """The self roles as a short convolution over positions: memory linear in T; [B, H, T, d] -> the same."""
+        if self.options.normalize:
+            values = torch.cat([values, mask.keep_values(torch.ones_like(values[..., :1]))], -1)
+        batch, num_heads, length, size = values.shape
+        if state is None or "values" not in state:
+            past = values.new_zeros(batch, num_heads, self.window, size)
+        else:
+            past = state["values"]
+        padded = torch.cat([past, values, values.new_zeros(batch, num_heads, self.last, size)], 2)
+        if state is not None:
+            state["values"] = padded[:, :, padded.shape[2] - self.last - self.window : padded.shape[2] - self.last]
+        reach = torch.arange(self.first, self.last + 1, device=values.device)
+        kernel = self.density(reach - self.centres(values.device)).to(values.dtype)
+        channels = padded.transpose(2, 3).reshape(batch, num_heads * size, -1)
+        mixed = F.conv1d(channels, kernel.repeat_interleave(size, 0), groups=num_heads * size)
+        mixed = mixed.view(batch, num_heads, size, length).transpose(2, 3)
+        if self.options.normalize:
+            mixed = mixed[..., :-1] / mixed[..., -1:].clamp_min(1e-9)
+        return mixed
+
+    def gathered(self, values: Tensor, mask: Mask) -> Tensor:
+        """The cross role: the keys within reach of `length_ratio * position + offset`, one tap at a time.
+
+        values: [B, H, S, d], zero at padding -> [B, H, T, d]; never a T x S matrix.
+        """
+        batch, num_heads, num_keys, size = values.shape
+        centre = self.options.length_ratio * mask.query_positions[:, None, :] + self.centres(values.device)[..., 0]
+        centre = centre.expand(batch, -1, -1)
+        start = mask.key_positions.new_zeros(1) if mask.keep is None else mask.keep.int().argmax(1)
+        mixed, total = values.new_zeros(batch, num_heads, mask.num_queries, size), torch.zeros_like(centre)
+        for tap in range(-self.radius, self.radius + 2):
+            position = centre.floor().long() + tap
+            index = position + start[:, None, None]
+            inside = (position >= 0) & (index < num_keys)
+            weight = self.density(position - centre) * inside
+            index = index.clamp(0, num_keys - 1)
+            if self.options.normalize and mask.keep is not None:
+                total = total + weight * mask.keep.gather(1, index.flatten(1)).view_as(weight)
+            else:
+                total = total + weight
+            picked = values.gather(2, index[..., None].expand(-1, -1, -1, size))
+            mixed = mixed + weight[..., None].to(values.dtype) * picked
+        return mixed / total[..., None].clamp_min(1e-9).to(values.dtype) if self.options.normalize else mixed

@@ -1,0 +1,153 @@
+"""The one config: sizes, positions, and which mixer and block sit where."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from bareformers.blocks import base as blocks
+from bareformers.blocks import layers
+from bareformers.errors import InputError, nearest
+from bareformers.mixers import base as mixers
+from bareformers.mixers.base import Slot
+
+POSITIONS = ("sinusoidal", "learned", "none")
+
+
+@strict
+class BareConfig(PreTrainedConfig):
+    """Sizes and choices of a model.
+
+    `mixer` says what moves information between positions: a name, `{name: gaussian, std: 0.5}`, a list that is tiled
+    over depth, or `{default: dot_product, layers: {0: gaussian}}`. `encoder_mixer`, `decoder_mixer` and `cross_mixer`
+    override it for their role.
+    """
+
+    model_type = "bareformer"
+
+    vocab_size: int = 8000
+    hidden_size: int = 256
+    num_hidden_layers: int = 6
+    num_encoder_layers: int | None = None  # encoder-decoder only; as many as num_hidden_layers by default
+    num_attention_heads: int = 4
+    intermediate_size: int = 1024
+    hidden_act: str = "relu"
+    max_position_embeddings: int = 512
+    position_embedding: str = "sinusoidal"  # or learned, none
+    embedding_norm: bool = False
+    scale_embedding: bool = True  # multiply token embeddings by sqrt(hidden_size)
+    norm: str = "layer"  # or rms
+    norm_eps: float = 1e-5
+    block: Any = "pre_ln"
+    mixer: Any = "dot_product"
+    encoder_mixer: Any = None
+    decoder_mixer: Any = None
+    cross_mixer: Any = None
+    use_bias: bool = True
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    initializer_range: float | None = None  # standard deviation; by default 1 / sqrt(inputs) of each linear map
+    classifier_pooling: str = "mean"  # or first, last
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+    decoder_start_token_id: int | None = 1
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.hidden_size % self.num_attention_heads:
+            raise InputError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}; "
+                f"write {self.hidden_size // self.num_attention_heads * self.num_attention_heads or 1}, or other heads"
+            )
+        if self.position_embedding not in POSITIONS:
+            raise InputError(
+                f"unknown position_embedding {self.position_embedding!r}"
+                f"{nearest(self.position_embedding, POSITIONS)} known are {', '.join(POSITIONS)}"
+            )
+        if self.position_embedding == "sinusoidal" and self.hidden_size % 2:
+            raise InputError(f"sinusoidal positions need an even hidden_size, not {self.hidden_size}")
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} is a probability in [0, 1), not {getattr(self, name)}")
+        blocks.parse(self.block)
+        layers.norm(self.norm, 1, self.norm_eps)
+        layers.activation(self.hidden_act)
+        roles = ("encoder", "decoder", "cross") if self.is_encoder_decoder else ("encoder", "decoder")
+        for role in roles:
+            for layer in range(self.num_layers(role)):
+                mixers.parse(self.mixer_spec(role, layer), f"{role}_mixer of layer {layer}")
+
+    @classmethod
+    def from_recipe(cls, **given: Any) -> BareConfig:
+        """A config from what a recipe says; a key that is not a field is an `InputError` (`PreTrainedConfig` would take it)."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        for key in given:
+            if key not in known:
+                raise InputError(f"unknown model key {key!r}{nearest(key, known)}")
+        try:
+            return cls(**given)
+        except InputError:
+            raise
+        except (TypeError, ValueError) as error:  # what `strict` says of a value of the wrong type
+            raise InputError(f"model: {' '.join(str(error).split())}") from error
+
+    def num_layers(self, role: str) -> int:
+        """Depth of the stack that a role belongs to."""
+        if role == "encoder" and self.is_encoder_decoder and self.num_encoder_layers is not None:
+            return self.num_encoder_layers
+        return self.num_hidden_layers
+
+    def mixer_spec(self, role: str, layer: int) -> dict[str, Any]:
+        """What sits at `layer` in `role`, as `{name: ..., <options>}`."""
+        spec = getattr(self, f"{role}_mixer")
+        spec = self.mixer if spec is None else spec
+        if isinstance(spec, dict) and "default" in spec:
+            if extra := set(spec) - {"default", "layers"}:
+                raise InputError(f"a mixer per layer has the keys default and layers, not {', '.join(sorted(extra))}")
+            chosen = {int(index): choice for index, choice in (spec.get("layers") or {}).items()}
+            depth = self.num_layers(role)
+            if outside := [index for index in chosen if not 0 <= index < depth]:
+                raise InputError(f"mixer names layer {outside[0]}, but there are {depth}, numbered from 0")
+            spec = chosen.get(layer, spec["default"])
+        elif isinstance(spec, list | tuple):
+            if not spec:
+                raise InputError("a list of mixers needs at least one")
+            spec = spec[layer % len(spec)]
+        if isinstance(spec, str):
+            return {"name": spec}
+        if not isinstance(spec, dict):
+            raise InputError(f"a mixer is a name or a mapping with a name, not {spec!r}")
+        return dict(spec)
+
+    def slot(self, role: str, layer: int) -> Slot:
+        """What the mixer at `layer` in `role` is told."""
+        return Slot(
+            role=role,
+            layer=layer,
+            hidden_size=self.hidden_size,
+            num_heads=self.num_attention_heads,
+            max_length=self.max_position_embeddings,
+            max_context_length=self.max_position_embeddings,
+            dropout=self.attention_dropout,
+            use_bias=self.use_bias,
+        )
+
+    def place(self, role: str, layer: int) -> blocks.Place:
+        """What the block at `layer` of the stack of `role` is told."""
+        return blocks.Place(
+            layer=layer,
+            num_layers=self.num_layers(role),
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            hidden_act=self.hidden_act,
+            norm=self.norm,
+            norm_eps=self.norm_eps,
+            dropout=self.dropout,
+            use_bias=self.use_bias,
+        )

@@ -1,0 +1,352 @@
+"""The four models of `transformers` on top of the stack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import (
+    CausalLMOutputWithPast,
+    MaskedLMOutput,
+    Seq2SeqLMOutput,
+    SequenceClassifierOutput,
+)
+
+from bareformers.blocks.layers import activation, norm
+from bareformers.errors import InputError
+from bareformers.mixers.base import TokenMixer
+from bareformers.mixers.state import new_state
+from bareformers.models.config import BareConfig
+from bareformers.models.stack import Stack
+
+
+class BareModel(PreTrainedModel):
+    """What the four heads share: initialisation, embeddings, the loss, and decoding state."""
+
+    config_class = BareConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["PreLN", "PostLN"]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        fixed = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=fixed or module.in_features**-0.5)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=fixed or module.embedding_dim**-0.5)
+        elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+            init.ones_(module.weight)
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, TokenMixer):
+            module.init_weights(fixed or self.config.hidden_size**-0.5)
+
+    @property
+    def stack(self) -> Stack:
+        """The stack that owns the token embeddings."""
+        return self.decoder if hasattr(self, "decoder") else self.encoder
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.stack.embeddings.tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.stack.embeddings.tokens = value
+
+    def likelihood(
+        self,
+        hidden: Tensor,
+        labels: Tensor | None,
+        loss_only: bool,
+        label_smoothing: float,
+        num_items_in_batch: Tensor | int | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Logits [B, T, V] and cross-entropy of `labels` [B, T], -100 where there is nothing to predict.
+
+        With `loss_only` the logits are made at labelled positions only and not returned: a third of a training step.
+        """
+        if labels is None:
+            return None, self.lm_head(hidden)
+        real = labels != -100
+        if loss_only:
+            logits, chosen = None, self.lm_head(hidden[real])
+        else:
+            logits = self.lm_head(hidden)
+            chosen = logits[real]
+        total = F.cross_entropy(chosen.float(), labels[real], label_smoothing=label_smoothing, reduction="sum")
+        return total / (real.sum() if num_items_in_batch is None else num_items_in_batch), logits
+
+
+class GenerativeModel(BareModel, GenerationMixin):
+    """A model that decodes token by token with its own state."""
+
+    _is_stateful = True  # a state cannot be rolled back, which assisted decoding would need
+
+    def new_state(self) -> Cache:
+        """An empty decoding state, to be passed as `past_key_values`."""
+        return new_state(len(self.decoder.blocks))
+
+    @torch.no_grad()
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """`transformers`' generation with our state; see `GenerationMixin.generate`."""
+        uses_state = kwargs.get("use_cache", self.generation_config.use_cache is not False)
+        if uses_state and kwargs.get("past_key_values") is None:
+            kwargs["past_key_values"] = self.new_state()
+        return super().generate(*args, **kwargs)
+
+    def _state(self, past_key_values: Cache | None, use_cache: bool | None, labels: Tensor | None) -> Cache | None:
+        wanted = self.config.use_cache if use_cache is None else use_cache
+        if past_key_values is None and wanted and labels is None and not self.training and use_cache:
+            return self.new_state()
+        return past_key_values
+
+
+class BareForCausalLM(GenerativeModel):
+    """Decoder-only language model."""
+
+    _tied_weights_keys = {"lm_head.weight": "decoder.embeddings.tokens.weight"}
+
+    def __init__(self, config: BareConfig) -> None:
+        super().__init__(config)
+        self.decoder = Stack(config, "decoder")
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        loss_only: bool = False,
+        label_smoothing: float = 0.0,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits [B, T, V] of the next token; the loss where `labels` [B, T] (not shifted, -100 ignored) are given."""
+        past_key_values = self._state(past_key_values, use_cache, labels)
+        out = self.decoder(
+            input_ids,
+            attention_mask,
+            inputs_embeds,
+            past_key_values=past_key_values,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        shifted = None
+        if labels is not None:
+            shifted = F.pad(labels[:, 1:], (0, 1), value=-100)
+        loss, logits = self.likelihood(out.last_hidden_state, shifted, loss_only, label_smoothing, num_items_in_batch)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=past_key_values,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+        )
+
+
+class BareForSeq2SeqLM(GenerativeModel):
+    """Encoder-decoder; both stacks share their token embeddings, since the vocabulary is joint."""
+
+    _tied_weights_keys = {
+        "lm_head.weight": "decoder.embeddings.tokens.weight",
+        "encoder.embeddings.tokens.weight": "decoder.embeddings.tokens.weight",
+    }
+
+    def __init__(self, config: BareConfig) -> None:
+        if not config.is_encoder_decoder:
+            raise InputError("an encoder-decoder model needs is_encoder_decoder: true in its config")
+        super().__init__(config)
+        self.encoder = Stack(config, "encoder")
+        self.decoder = Stack(config, "decoder")
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_encoder(self, *args: Any, **kwargs: Any) -> nn.Module:
+        return self.encoder
+
+    def shift_right(self, labels: Tensor) -> Tensor:
+        """Labels [B, T] as decoder inputs: the start token, then all but the last; padding for -100."""
+        inputs = F.pad(labels[:, :-1], (1, 0), value=self.config.decoder_start_token_id)
+        return inputs.masked_fill(inputs == -100, self.config.pad_token_id)
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
+        """The name under which the collators of `transformers` look for `shift_right`."""
+        return self.shift_right(labels)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: Any = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        loss_only: bool = False,
+        label_smoothing: float = 0.0,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> Seq2SeqLMOutput:
+        """Logits [B, T, V] of the decoder; the loss where `labels` [B, T] (-100 ignored) are given.
+
+        `decoder_input_ids` are made from `labels` where they are not given.
+        """
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(
+                input_ids,
+                attention_mask,
+                inputs_embeds,
+                output_attentions=output_attentions,
+                output_hidden_states=output_hidden_states,
+            )
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            if labels is None:
+                raise InputError("an encoder-decoder model needs decoder_input_ids or labels")
+            decoder_input_ids = self.shift_right(labels)
+        past_key_values = self._state(past_key_values, use_cache, labels)
+        out = self.decoder(
+            decoder_input_ids,
+            decoder_attention_mask,
+            decoder_inputs_embeds,
+            context=encoder_outputs[0],
+            context_mask=attention_mask,
+            past_key_values=past_key_values,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        loss, logits = self.likelihood(out.last_hidden_state, labels, loss_only, label_smoothing, num_items_in_batch)
+        return Seq2SeqLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=past_key_values,
+            decoder_hidden_states=out.hidden_states,
+            decoder_attentions=out.attentions,
+            cross_attentions=out.cross_attentions,
+            encoder_last_hidden_state=encoder_outputs[0],
+            encoder_hidden_states=getattr(encoder_outputs, "hidden_states", None),
+            encoder_attentions=getattr(encoder_outputs, "attentions", None),
+        )
+
+
+class MaskedLMHead(nn.Module):
+    """BERT's prediction head: a transform, then the tied embeddings with a bias."""
+
+    def __init__(self, config: BareConfig) -> None:
+        super().__init__()
+        self.transform = nn.Linear(config.hidden_size, config.hidden_size)
+        self.act = activation(config.hidden_act)
+        self.norm = norm(config.norm, config.hidden_size, config.norm_eps)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.decoder(self.norm(self.act(self.transform(hidden))))
+
+
+class BareForMaskedLM(BareModel):
+    """Encoder-only model that fills in masked tokens."""
+
+    _tied_weights_keys = {"lm_head.decoder.weight": "encoder.embeddings.tokens.weight"}
+
+    def __init__(self, config: BareConfig) -> None:
+        super().__init__(config)
+        self.encoder = Stack(config, "encoder")
+        self.lm_head = MaskedLMHead(config)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head.decoder
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.lm_head.decoder = value
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        loss_only: bool = False,
+        label_smoothing: float = 0.0,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> MaskedLMOutput:
+        """Logits [B, T, V]; the loss where `labels` [B, T] (-100 where the token was not masked) are given."""
+        out = self.encoder(
+            input_ids,
+            attention_mask,
+            inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        loss, logits = self.likelihood(out.last_hidden_state, labels, loss_only, label_smoothing, num_items_in_batch)
+        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=out.hidden_states, attentions=out.attentions)
+
+
+class BareForSequenceClassification(BareModel):
+    """Encoder-only model that labels a whole sequence, from the mean, the first or the last real position."""
+
+    def __init__(self, config: BareConfig) -> None:
+        super().__init__(config)
+        if config.classifier_pooling not in ("mean", "first", "last"):
+            raise InputError(f"classifier_pooling is mean, first or last, not {config.classifier_pooling!r}")
+        self.encoder = Stack(config, "encoder")
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def pool(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """[B, T, D] -> [B, D] over real positions, whatever side the padding is on."""
+        keep = hidden.new_ones(hidden.shape[:2]) if attention_mask is None else attention_mask.to(hidden.dtype)
+        if self.config.classifier_pooling == "mean":
+            return (hidden * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).clamp_min(1)
+        first = keep.argmax(1)
+        index = first if self.config.classifier_pooling == "first" else first + keep.sum(1).long().clamp_min(1) - 1
+        return hidden[torch.arange(hidden.shape[0], device=hidden.device), index]
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """Logits [B, num_labels]; squared error for one label (regression), cross-entropy for more."""
+        out = self.encoder(
+            input_ids,
+            attention_mask,
+            inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        logits = self.classifier(self.pool(out.last_hidden_state, attention_mask))
+        loss = None
+        if labels is not None and self.config.num_labels == 1:
+            loss = F.mse_loss(logits.squeeze(-1).float(), labels.float())
+        elif labels is not None:
+            loss = F.cross_entropy(logits.float(), labels)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=out.hidden_states, attentions=out.attentions
+        )

@@ -1,0 +1,139 @@
+"""Names that users write, and the classes behind them.
+
+A mixer, a block or a data source is one file: its decorator registers it here, and everything else (recipes,
+`bareformers list`, the laws in `tests/laws`, the report) finds it by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from bareformers.errors import InputError, nearest, unknown
+
+T = TypeVar("T", bound=type)
+
+ROLES = ("encoder", "decoder", "cross")
+
+
+class Registry:
+    """Classes of one kind by name; the modules of `package` are imported on first use, so that they register."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self._package = package
+        self._classes: dict[str, Any] = {}
+        self._loaded = False
+
+    def add(self, name: str, cls: T) -> T:
+        """Register `cls` as `name` (snake_case, not taken)."""
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            raise InputError(f"a {self.kind} needs a name in snake_case, not {name!r}")
+        if name in self._classes and self._classes[name].__qualname__ != cls.__qualname__:
+            raise InputError(f"{self.kind} {name!r} is already registered by {self._classes[name].__module__}")
+        self._classes[name] = cls
+        return cls
+
+    def get(self, name: str) -> Any:
+        """The class registered as `name`; an unknown name is an `InputError` that offers the nearest."""
+        self._load()
+        if name not in self._classes:
+            raise unknown(self.kind, name, self._classes)
+        return self._classes[name]
+
+    def names(self) -> list[str]:
+        self._load()
+        return sorted(self._classes)
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        return iter((name, self._classes[name]) for name in self.names())
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        package = importlib.import_module(self._package)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{self._package}.{module.name}")
+
+
+mixers = Registry("mixer", "bareformers.mixers")
+blocks = Registry("block", "bareformers.blocks")
+sources = Registry("source", "bareformers.data.sources")
+
+
+def mixer(
+    name: str, *, roles: set[str], paper: str, parameters: str, state: str, floor: bool = False
+) -> Callable[[T], T]:
+    """Register a `TokenMixer`.
+
+    Args:
+        name: what users write, the paper's name in snake_case.
+        roles: where it may sit, of `encoder`, `decoder` and `cross`.
+        paper: author, venue, arXiv number.
+        parameters: the number of weights without biases as an expression in `d` (width), `h` (heads), `n` (maximum
+            length), `m` (maximum length of the context) and the option names. `bareformers list` shows it and a law
+            evaluates it against the module.
+        state: the numbers remembered per sequence and layer while decoding, as an expression in the same names and
+            `t` (positions so far); for the cross role `t` counts the positions of the context.
+        floor: whether this is a baseline that mixes nothing or averages everything.
+    """
+    if unknown_roles := set(roles) - set(ROLES):
+        raise InputError(f"mixer {name!r} names unknown roles {sorted(unknown_roles)}; known are {', '.join(ROLES)}")
+
+    def register(cls: T) -> T:
+        cls.name, cls.roles, cls.paper = name, frozenset(roles), paper  # type: ignore[attr-defined]
+        cls.parameters_formula, cls.state_formula, cls.floor = parameters, state, floor  # type: ignore[attr-defined]
+        return mixers.add(name, cls)
+
+    return register
+
+
+def block(name: str, *, paper: str) -> Callable[[T], T]:
+    """Register a `Block` under the name that users write."""
+
+    def register(cls: T) -> T:
+        cls.name, cls.paper = name, paper  # type: ignore[attr-defined]
+        return blocks.add(name, cls)
+
+    return register
+
+
+def source(name: str) -> Callable[[T], T]:
+    """Register a data source: a dataclass whose fields are its options, with `load() -> Corpus`."""
+
+    def register(cls: T) -> T:
+        cls.name = name  # type: ignore[attr-defined]
+        return sources.add(name, cls)
+
+    return register
+
+
+def options(cls: Any, given: dict[str, Any], where: str) -> Any:
+    """Build the options dataclass `cls` from what a user wrote; `where` names it in errors (`mixer 'gaussian'`).
+
+    Lists become tuples where the field is a tuple, so that YAML and Python users write the same.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    for key in given:
+        if key not in fields:
+            known = f"its options are {', '.join(fields)}" if fields else "it takes no options"
+            raise InputError(f"{where} has no option {key!r}{nearest(key, fields) or ':'} {known}")
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in given
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise InputError(f"{where} needs {', '.join(missing)}")
+    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    try:
+        return cls(**plain)
+    except (TypeError, ValueError) as error:
+        raise error if isinstance(error, InputError) else InputError(f"{where}: {error}") from error
