@@ -1,0 +1,5 @@
+"""`python -m bareformers`."""
+
+from bareformers.cli import main
+
+main()

@@ -1,0 +1,228 @@
+"""The command line: one verb for each thing a person comes for.
+
+torch is imported inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from bareformers.errors import InputError, Interrupted, unknown
+from bareformers.registry import ROLES
+
+app = typer.Typer(
+    help="Find out which parts of a Transformer you can do without, and what you save.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Folder = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart/gaussian/seed0.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to the recipe, as key.sub=value.")]
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (YAML); see the folder recipes/.")],
+    overrides: Overrides = None,
+) -> None:
+    """Train the variants of a recipe, measure them, and write the report. Given again, it goes on where it stopped."""
+    from bareformers.recipe import load
+
+    loaded = load(recipe, overrides)
+    quiet()
+    from bareformers.training.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    from rich.console import Console
+
+    from bareformers import run as running
+    from bareformers.report.table import table
+    from bareformers.report.verdict import verdict
+
+    command = shlex.join(["bareformers", "run", str(recipe), *(overrides or [])])
+    comparison = running.run(loaded, command, log=lambda sentence: print(sentence, file=sys.stderr, flush=True))
+    console = Console()
+    console.print(table(comparison))
+    console.print(verdict(comparison))
+    print(f"\nReport: {loaded.folder / 'report.html'}")
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="The folder of a comparison, such as runs/quickstart.")]) -> None:
+    """Build report.html again from the files of a comparison (no torch needed)."""
+    from bareformers.report import html
+
+    print(f"Report: {html.build(folder)}")
+
+
+@app.command()
+def evaluate(
+    folder: Folder,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes to data and evaluation: data.test=test_2017, evaluation.beams=1.")
+    ] = None,
+) -> None:
+    """Score a trained run again, on its own test side or on another."""
+    quiet()
+    from bareformers import run as running
+
+    model, data, settings = running.reload(folder, overrides or [])
+    scores, signature, _ = running.evaluate(model, data, settings)
+    for name, measure in scores.items():
+        print(f"{name:14s} {measure.value:10.4f} {measure.unit}")
+    if signature:
+        print(f"signature      {signature}")
+
+
+@app.command()
+def translate(
+    folder: Folder,
+    beams: Annotated[int, typer.Option(min=1, help="Width of beam search; 1 is greedy.")] = 4,
+) -> None:
+    """Translate standard input, line by line."""
+    quiet()
+    from bareformers import run as running
+
+    model, tokenizer = running.load_model(folder)
+    if not model.config.is_encoder_decoder:
+        raise InputError(f"{folder} holds a language model, which does not translate; use `bareformers generate`")
+    for line in running.translate(model, tokenizer, read_lines(), beams):
+        print(line, flush=True)
+
+
+@app.command()
+def generate(
+    folder: Folder,
+    prompt: Annotated[str | None, typer.Option(help="What to continue; standard input where not given.")] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="The most tokens to add.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.8,
+    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+) -> None:
+    """Continue a prompt with a language model."""
+    quiet()
+    from bareformers import run as running
+
+    model, tokenizer = running.load_model(folder)
+    if model.config.is_encoder_decoder:
+        raise InputError(f"{folder} holds a translation model; use `bareformers translate`")
+    text = prompt if prompt is not None else "\n".join(read_lines())
+    print(running.generate(model, tokenizer, text, tokens, temperature, seed))
+
+
+@app.command(name="list")
+def list_names(
+    kind: Annotated[str, typer.Argument(help="mixers, blocks or sources; all by default.")] = "",
+) -> None:
+    """Show what a recipe may name: mixers, blocks and data sources."""
+    kinds = {"mixers": mixer_rows, "blocks": block_rows, "sources": source_rows}
+    if kind and kind not in kinds:
+        raise unknown("list", kind, kinds)
+    quiet()
+    from rich.console import Console
+    from rich.table import Table
+
+    for name in [kind] if kind else kinds:
+        rows = kinds[name]()
+        table = Table(*rows[0], title=name, title_justify="left", title_style="bold", box=None, header_style="dim")
+        for row in rows[1:]:
+            table.add_row(*row)
+        Console().print(table)
+
+
+def mixer_rows() -> list[tuple[str, ...]]:
+    """d: width, h: heads, n: max_position_embeddings, m: that of the context, t: positions so far."""
+    from bareformers.registry import mixers
+
+    heading = ("name", "what it does", "roles", "parameters", "state per layer", "options", "paper")
+    return [heading] + [
+        (
+            name,
+            first_line(cls),
+            ", ".join(role for role in ROLES if role in cls.roles),
+            cls.parameters_formula,
+            cls.state_formula,
+            written_options(cls.Options),
+            cls.paper,
+        )
+        for name, cls in mixers
+    ]
+
+
+def block_rows() -> list[tuple[str, ...]]:
+    from bareformers.registry import blocks
+
+    heading = ("name", "what it does", "options", "paper")
+    return [heading] + [(name, first_line(cls), written_options(cls.Options), cls.paper) for name, cls in blocks]
+
+
+def source_rows() -> list[tuple[str, ...]]:
+    from bareformers.registry import sources
+
+    return [("name", "what it reads", "options")] + [
+        (name, first_line(cls), written_options(cls)) for name, cls in sources
+    ]
+
+
+def first_line(cls: type) -> str:
+    return (cls.__doc__ or "").strip().partition("\n")[0]
+
+
+def written_options(cls: type) -> str:
+    """The fields of an options dataclass with their defaults, as a user would write them."""
+    parts = []
+    for field in dataclasses.fields(cls):
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        parts.append(f"{field.name}=..." if required else f"{field.name}={field.default}")
+    return ", ".join(parts) or "-"
+
+
+def quiet() -> None:
+    """Keep the libraries below from talking over our own lines."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def read_lines() -> list[str]:
+    """Standard input as lines; bytes that are not UTF-8 are an `InputError` with the line."""
+    lines = []
+    for number, line in enumerate(sys.stdin.buffer.read().splitlines(), 1):
+        try:
+            lines.append(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise InputError(f"line {number} of standard input is not UTF-8") from error
+    return lines
+
+
+def fail(sentence: Any) -> NoReturn:
+    print(f"bareformers: {sentence}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def main() -> None:
+    """The entry point: what the user got wrong is one sentence and exit code 2, never a traceback."""
+    try:
+        app()
+    except (InputError, Interrupted) as error:
+        fail(error)
+    except KeyboardInterrupt:
+        fail("stopped; what was finished is kept, and the same command goes on from the last checkpoint")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC or "No space left" in str(error):
+            fail("no space left on the device; free some, and the same command goes on from the last checkpoint")
+        raise

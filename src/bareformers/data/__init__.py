@@ -1,0 +1,8 @@
+"""What the models learn from: sources -> `Corpus` -> tokenizer -> `Examples` -> batches.
+
+`corpus` and `sources` know text and need no torch; `tokens`, `examples`, `tasks` and `batching` know token ids.
+"""
+
+from bareformers.data.corpus import Corpus, cache_folder
+
+__all__ = ["Corpus", "cache_folder"]

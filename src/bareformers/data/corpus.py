@@ -1,0 +1,229 @@
+"""Text as sources give it: a training, a validation and a test side, and sentences about how they came about."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+from bareformers.errors import InputError
+
+Kind = Literal["documents", "pairs"]
+Pair = tuple[str, str]
+Item = str | Pair
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Three sides of text. Training and validation are never empty; test may be.
+
+    Attributes:
+        kind: `documents` for strings, `pairs` for (source, target) strings.
+        train, validation, test: documents or pairs, in a fixed order.
+        notes: sentences for the log and the report: what was read, what was removed and why.
+        languages: of pairs, as (source, target), where the source of the data knows them.
+    """
+
+    kind: Kind
+    train: tuple[Item, ...]
+    validation: tuple[Item, ...]
+    test: tuple[Item, ...] = ()
+    notes: tuple[str, ...] = ()
+    languages: tuple[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        for part in ("train", "validation"):
+            if not getattr(self, part):
+                raise InputError(
+                    f"the {part} side has no {self.kind}: give more text, other shares, or a {part} file with some"
+                )
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the kind and all texts with their places; equal text gives equal fingerprints anywhere."""
+        digest = sha256(self.kind.encode())
+        for part in PARTS:
+            items: tuple[Item, ...] = getattr(self, part)
+            digest.update(f"\n{part} {len(items)}\n".encode())
+            for item in items:
+                for text in (item,) if isinstance(item, str) else item:
+                    encoded = text.encode("utf-8", "surrogatepass")
+                    digest.update(len(encoded).to_bytes(8, "big") + encoded)
+        return digest.hexdigest()
+
+    @classmethod
+    def given(
+        cls,
+        kind: Kind,
+        train: Iterable[Item],
+        validation: Iterable[Item],
+        test: Iterable[Item] = (),
+        *,
+        notes: Iterable[str] = (),
+        languages: tuple[str, str] | None = None,
+    ) -> Corpus:
+        """A corpus whose sides somebody else has chosen.
+
+        Empty items are removed. Text that the test shares with the training side stays: a benchmark is what it is.
+        Both are said in a note.
+        """
+        sides: dict[str, tuple[Item, ...]] = {}
+        said = list(notes)
+        for part, items in zip(PARTS, (train, validation, test), strict=True):
+            kept, empty = _cleaned(items)
+            sides[part] = tuple(kept)
+            if empty:
+                said.append(_emptied(kind, empty, f" of the {part} side"))
+        seen = {_first(item) for item in sides["train"]}
+        if repeated := sum(_first(item) in seen for item in sides["test"]):
+            what = "documents" if kind == "documents" else "source sentences"
+            said.append(f"Of {len(sides['test']):,} test {what}, {repeated:,} also stand in the training side.")
+        return cls(kind, sides["train"], sides["validation"], sides["test"], tuple(said), languages)
+
+    @classmethod
+    def divided(
+        cls,
+        kind: Kind,
+        items: Iterable[tuple[str, Item]],
+        *,
+        validation_share: float,
+        test_share: float,
+        notes: Iterable[str] = (),
+        languages: tuple[str, str] | None = None,
+    ) -> Corpus:
+        """A corpus divided by the SHA-256 of a key per item, given as (key, item); equal keys stay together.
+
+        Empty items are removed. So are training items of which either side also stands in validation or test, and
+        validation items of which either side stands in the test. Both are said in a note.
+        """
+        keyed = list(items)
+        kept, empty = _cleaned(item for _, item in keyed)
+        keys = [key for key, item in keyed if _filled(item)]
+        said = list(notes)
+        if empty:
+            said.append(_emptied(kind, empty))
+        part_of = assign_parts(keys, validation_share, test_share)
+        sides: dict[str, list[Item]] = {part: [] for part in PARTS}
+        for key, item in zip(keys, kept, strict=True):
+            sides[part_of[key]].append(item)
+        held_out: set[tuple[int, str]] = set()
+        leaked = 0
+        for part in reversed(PARTS):
+            clean = [item for item in sides[part] if held_out.isdisjoint(_sides(item))]
+            leaked += len(sides[part]) - len(clean)
+            held_out.update(side for item in clean for side in _sides(item))
+            sides[part] = clean
+        if leaked:
+            said.append(f"Removed {counted(leaked, kind[:-1])} sharing text with the test or validation side.")
+        sizes = ", ".join(f"{len(sides[part]):,} {part}" for part in PARTS)
+        said.append(f"Divided by hash into {sizes} {kind}.")
+        train, validation, test = (tuple(sides[part]) for part in PARTS)
+        return cls(kind, train, validation, test, tuple(said), languages)
+
+
+def assign_parts(keys: Iterable[str], validation_share: float, test_share: float) -> dict[str, str]:
+    """Which part (`train`, `validation` or `test`) each distinct key belongs to.
+
+    A key's SHA-256, read as a fraction of one, decides: below `test_share` it is test, below the sum of both shares
+    validation. So a key keeps its part on every machine and when others are added. Only where a share above zero
+    would get nothing, it gets the one key with the next smallest hash.
+    """
+    if min(validation_share, test_share) < 0 or validation_share + test_share >= 1:
+        raise InputError(
+            f"validation_share {validation_share} and test_share {test_share} must not be negative "
+            "and must leave something for training: write shares whose sum is below 1"
+        )
+    order = sorted((int.from_bytes(sha256(key.encode()).digest()[:8], "big") / 2**64, key) for key in set(keys))
+    fractions = [fraction for fraction, _ in order]
+    test_end = max(bisect_left(fractions, test_share), int(test_share > 0))
+    validation_end = max(bisect_left(fractions, test_share + validation_share), test_end + int(validation_share > 0))
+    return {
+        key: "test" if rank < test_end else "validation" if rank < validation_end else "train"
+        for rank, (_, key) in enumerate(order)
+    }
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 file`, `1,234 files`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def user_path(path: str | Path) -> Path:
+    """`path` as a user writes it, with `~` and environment variables expanded."""
+    return Path(os.path.expandvars(path)).expanduser()
+
+
+def cache_folder() -> Path:
+    """Where downloads and tokenizers are kept: `$BAREFORMERS_CACHE`, or `~/.cache/bareformers`. May not exist yet."""
+    return user_path(os.environ.get("BAREFORMERS_CACHE") or "~/.cache/bareformers")
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, with `\\n` line ends and without a byte-order mark.
+
+    Raises:
+        InputError: the file is missing, has nothing but white space, or a byte that is not UTF-8 (with its line).
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not valid UTF-8; convert the file to UTF-8"
+        ) from error
+    if not text.strip():
+        raise InputError(f"{path} is empty: it must hold some text")
+    return text.replace("\r\n", "\n")
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file without their ends. Only line feeds end a line, so that files stay aligned.
+
+    Raises:
+        InputError: as `read_text`.
+    """
+    lines = read_text(path).split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def one_way(where: str, path: object, train: object, validation: object, test: object) -> None:
+    """Raise an `InputError` unless either `path`, or `train` with `validation`, is given, and not both."""
+    if path is not None and (train, validation, test) != (None, None, None):
+        raise InputError(f"{where}: write either path, which is divided by shares, or train, validation and test")
+    if path is None and (train is None or validation is None):
+        raise InputError(f"{where}: write path, which is divided by shares, or at least train and validation")
+
+
+def _cleaned(items: Iterable[Item]) -> tuple[list[Item], int]:
+    """Items with text, sides of pairs without outer white space; and how many had none."""
+    everything = list(items)
+    kept: list[Item] = [
+        item if isinstance(item, str) else (item[0].strip(), item[1].strip()) for item in everything if _filled(item)
+    ]
+    return kept, len(everything) - len(kept)
+
+
+def _filled(item: Item) -> bool:
+    return bool(item.strip()) if isinstance(item, str) else all(side.strip() for side in item)
+
+
+def _first(item: Item) -> str:
+    return item if isinstance(item, str) else item[0]
+
+
+def _sides(item: Item) -> Sequence[tuple[int, str]]:
+    return tuple(enumerate((item,) if isinstance(item, str) else item))
+
+
+def _emptied(kind: Kind, count: int, where: str = "") -> str:
+    fault = "without text" if kind == "documents" else "with an empty side"
+    return f"Removed {counted(count, kind[:-1])}{where} {fault}."

@@ -1,0 +1,50 @@
+"""Data sets of the Hugging Face hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bareformers.data.corpus import Corpus
+from bareformers.data.sources.jsonl import take, text_fields
+from bareformers.errors import InputError
+from bareformers.registry import source
+
+
+@source("hub")
+@dataclass
+class Hub:
+    """A data set by its name on the Hugging Face hub, or a local folder that `datasets` can load."""
+
+    dataset: str  # as in Helsinki-NLP/opus_books
+    config: str | None = None  # the data set's configuration, as in de-en
+    revision: str | None = None  # a commit, so that the data stays what it is
+    train: str = "train"  # split names; slices as datasets writes them: train[:90%]
+    validation: str = "validation"
+    test: str | None = "test"  # null for none
+    text: str | None = None  # the field with the document
+    source: str | None = None  # or the fields with the two sides of a pair, as in translation.de
+    target: str | None = None
+
+    def load(self) -> Corpus:
+        kind, fields = text_fields("hub", self.text, self.source, self.target)
+        import datasets  # type: ignore[import-untyped]
+
+        sides = []
+        for split in (self.train, self.validation, self.test):
+            if split is None:
+                continue
+            try:
+                records = datasets.load_dataset(self.dataset, self.config, split=split, revision=self.revision)
+            except Exception as error:  # the hub's client raises dozens of unrelated classes
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise InputError(f"hub: cannot load {self.dataset!r}, split {split!r}: {reason}") from error
+            where = f"hub: a record of {self.dataset!r}, split {split!r},"
+            sides.append([take(record, fields, where) for record in records])
+        sizes = " + ".join(f"{len(side):,}" for side in sides)
+        names = [field.rpartition(".")[2] for field in fields]
+        return Corpus.given(
+            kind,
+            *sides,
+            notes=[f"Read {sizes} {kind} of {self.dataset} from the Hugging Face hub."],
+            languages=(names[0], names[1]) if kind == "pairs" else None,
+        )

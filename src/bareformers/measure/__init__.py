@@ -1,0 +1,1 @@
+"""What a model gives and what it costs, measured on the model itself, never declared."""

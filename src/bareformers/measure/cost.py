@@ -1,0 +1,65 @@
+"""What a model costs in parameters and memory, read off the module, its real state and the allocator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def num_embedding_parameters(model: Any) -> int:
+    """Of those, how many are token embeddings: the share that no mixer changes."""
+    return sum(parameter.numel() for parameter in model.get_input_embeddings().parameters())
+
+
+@torch.no_grad()
+def state_bytes(model: Any, inputs: dict[str, Tensor]) -> int:
+    """Bytes that decoding remembers for each sequence after reading `inputs`, summed over the tensors of the cache."""
+    model.eval()
+    cache = model(**inputs, use_cache=True).past_key_values
+    rows = next(iter(inputs.values())).shape[0]
+    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(cache, set())) // rows
+
+
+def _tensors(thing: Any, seen: set[int]) -> Iterator[Tensor]:
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, Tensor):
+        yield thing
+    elif isinstance(thing, dict):
+        for value in thing.values():
+            yield from _tensors(value, seen)
+    elif isinstance(thing, list | tuple):
+        for value in thing:
+            yield from _tensors(value, seen)
+    elif hasattr(thing, "__dict__"):
+        yield from _tensors(vars(thing), seen)
+
+
+def peak_bytes(step: Callable[[], Any], device: torch.device) -> int:
+    """The most memory that tensors made by `step` take at once, beyond what was there before."""
+    step()  # the first call makes what stays: optimizer states, workspaces
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    kineto = profiler.profiler
+    assert kineto is not None
+    events = [event for event in kineto.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak

@@ -1,0 +1,218 @@
+"""The recipe: what a comparison consists of, read from YAML and `key=value` overrides.
+
+The sections `data`, `model` and `variants` hold options of registered classes; their keys are checked where those
+classes are known (`registry.options`, `BareConfig.from_recipe`). All other keys are checked here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from bareformers.errors import InputError, nearest
+
+SUFFIXES = {"k": 1e3, "M": 1e6, "G": 1e9}
+
+
+def _number(value: Any) -> Any:
+    """`20M` -> 20,000,000."""
+    if isinstance(value, str) and value[-1:] in SUFFIXES:
+        try:
+            return round(float(value[:-1]) * SUFFIXES[value[-1]])
+        except ValueError:
+            return value
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_number), Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Task(Section):
+    """What is learned from the corpus."""
+
+    name: Literal["language_modelling", "translation"] = "language_modelling"
+    vocab_size: Count = 8000  # of the BPE tokenizer, trained on the training side only
+    max_length: Annotated[int, Field(ge=2)] = 128  # tokens of a packed block, or of the longest sentence
+    too_long: Literal["drop", "cut", "error"] = "drop"  # training sentences beyond max_length; counted and reported
+
+
+class Budget(Section):
+    """What every variant may spend: exactly one of these."""
+
+    tokens: Count | None = None  # predicted tokens
+    steps: Count | None = None
+    minutes: Annotated[float, Field(gt=0)] | None = None  # of training, without evaluation
+    epochs: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Budget:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of tokens, steps, minutes or epochs, not {', '.join(given) or 'none'}")
+        return self
+
+
+class Training(Section):
+    """How every variant is trained."""
+
+    budget: Budget
+    batch_tokens: Count = 2048  # rows x longest side of a batch, padding included
+    accumulate: Count = 1  # batches for each step
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    schedule: Literal["warmup_stable_decay", "cosine", "inverse_sqrt"] = "warmup_stable_decay"
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.35  # share of the budget in which warmup_stable_decay falls to 0
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01  # not on norms and biases
+    clip: Annotated[float, Field(ge=0)] = 1.0  # norm of the gradient
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the processor multiplies it natively
+    evaluations: Count = 10  # passes over the validation side, evenly over the budget
+    checkpoints: Count = 10  # from which a killed run resumes, evenly over the budget
+    average_checkpoints: Annotated[int, Field(ge=0)] = 0  # of the last ones, for the final weights
+    early_stopping: Count | None = None  # evaluations without a better loss before training stops
+    gradient_checkpointing: bool = False
+    report_to: list[str] = []  # trackers of transformers, such as tensorboard
+
+    @model_validator(mode="after")
+    def _average(self) -> Training:
+        if self.average_checkpoints > self.checkpoints:
+            raise ValueError(f"average_checkpoints {self.average_checkpoints} is more than checkpoints {self.checkpoints}")
+        return self
+
+
+class Evaluation(Section):
+    """What is measured once training has ended."""
+
+    beams: Count = 4
+    length_penalty: float = 1.0
+    batch_tokens: Count = 2048
+    max_sentences: Count | None = None  # of the test side that are translated; all by default
+    samples: Annotated[int, Field(ge=0)] = 6
+    sample_tokens: Count = 48  # continuation of a language model
+    speed_rounds: Annotated[int, Field(ge=0)] = 5  # interleaved timings of training and decoding; 0: none
+
+
+class Recipe(Section):
+    """A comparison: variants of one model, trained on the same data with the same budget."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    description: str = ""
+    data: dict[str, Any]  # {name: <source>, <its options>}
+    task: Task = Task()
+    model: dict[str, Any] = {}  # fields of BareConfig, for all variants
+    variants: dict[str, dict[str, Any]]  # what each changes: fields of BareConfig, and training: {...}
+    baseline: str = ""  # the first variant by default
+    training: Training
+    evaluation: Evaluation = Evaluation()
+    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    output: str = ""  # folder; runs/<name> by default
+    plugins: list[str] = []  # modules to import that register mixers, blocks or sources
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if not self.variants:
+            raise ValueError("give at least one variant")
+        for name in self.variants:
+            if not name.replace("_", "").replace("-", "").replace("+", "").replace(".", "").isalnum():
+                raise ValueError(f"variant {name!r} names a folder: use letters, digits, '_', '-', '+' and '.'")
+        if self.baseline and self.baseline not in self.variants:
+            known = ", ".join(self.variants)
+            raise ValueError(f"baseline {self.baseline!r} is no variant{nearest(self.baseline, self.variants)} ({known})")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds repeat")
+        return self
+
+    @property
+    def baseline_name(self) -> str:
+        return self.baseline or next(iter(self.variants))
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.output or f"runs/{self.name}")
+
+    def training_for(self, variant: str) -> Training:
+        """The training section, with what `variant` changes of it (never the budget: that would be unfair)."""
+        changes = self.variants[variant].get("training") or {}
+        if "budget" in changes:
+            raise InputError(f"variant {variant!r} changes the budget; every variant has the same")
+        merged = OmegaConf.to_container(OmegaConf.merge(self.training.model_dump(), changes))
+        return validated(Training, merged, f"variants.{variant}.training")
+
+    def model_for(self, variant: str) -> dict[str, Any]:
+        """Fields of the config of `variant`."""
+        changes = {key: value for key, value in self.variants[variant].items() if key != "training"}
+        return {**self.model, **changes}
+
+    def dump(self) -> str:
+        """The resolved recipe as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe; `overrides` are `key.sub=value`. Whatever is wrong with it is one `InputError`."""
+    if not path.is_file():
+        raise InputError(f"there is no recipe {path}")
+    try:
+        given = OmegaConf.create(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 (byte {error.start})") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not OmegaConf.is_dict(given):
+        raise InputError(f"{path} should hold a mapping with name, data, variants and training")
+    for override in overrides or []:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise InputError(f"{override!r} is no override; write key=value, as in training.learning_rate=0.001")
+        OmegaConf.update(given, key, yaml.safe_load(value) if value else None, force_add=True)
+        if key.startswith("training.budget.") and key.split(".")[2] in Budget.model_fields:
+            for other in set(Budget.model_fields) - {key.split(".")[2]}:
+                given.training.budget.pop(other, None)
+    try:
+        plain = OmegaConf.to_container(given, resolve=True)
+    except OmegaConfBaseException as error:
+        raise InputError(f"{path}: {' '.join(str(error).split())}") from error
+    recipe = validated(Recipe, plain, str(path))
+    for variant in recipe.variants:
+        recipe.training_for(variant)
+    return recipe
+
+
+def validated(cls: type[Any], given: Any, where: str) -> Any:
+    """`given` as a `cls`; what does not fit is an `InputError` that names the key."""
+    try:
+        return cls.model_validate(given)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_sentence(cls, error)}") from None
+
+
+def _sentence(cls: type[BaseModel], error: ValidationError) -> str:
+    """The first thing that is wrong, in words."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(cls, path[:-1])
+        return f"unknown key {key!r}{nearest(path[-1], known) or ';'} known are {', '.join(known)}"
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}" + (f", not {first['input']!r}" if first["type"] != "value_error" else "") if key else message
+
+
+def _fields_at(cls: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        annotation = cls.model_fields[part].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            cls = annotation
+    return list(cls.model_fields)

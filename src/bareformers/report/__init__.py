@@ -1,0 +1,1 @@
+"""From measured numbers to something to read: `result.json`, `results.csv`, a table, one HTML file. No torch."""

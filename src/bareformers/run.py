@@ -1,0 +1,560 @@
+"""Carries out a recipe: variants x seeds -> run folders -> results -> report.
+
+Each stage leaves its outcome on disk, so that a comparison that was stopped, at whatever point, goes on from there when the
+same command is given again, and nothing is trained twice.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, set_seed
+
+from bareformers import registry
+from bareformers.data.batching import BatchPlan, evaluation_batches
+from bareformers.data.examples import IGNORED, Examples
+from bareformers.data.tasks import TaskData, prepare
+from bareformers.errors import InputError, Interrupted
+from bareformers.measure import cost, environment, quality, speed
+from bareformers.measure.maps import maps
+from bareformers.models import BareConfig, BareForCausalLM, BareForSeq2SeqLM
+from bareformers.recipe import Evaluation, Recipe, Task, Training, validated
+from bareformers.report import html
+from bareformers.report.result import Comparison, Measure, RunResult, aggregate, write_csv, write_whole
+from bareformers.training.objectives import Likelihood
+from bareformers.training.trainer import BareTrainer
+
+MODELS = {"language_modelling": BareForCausalLM, "translation": BareForSeq2SeqLM}
+HEADLINES = {"language_modelling": "bits_per_byte", "translation": "bleu"}
+MAP_TOKENS = 24  # of the sentence whose maps are drawn
+DECODED_TOKENS = 32  # a call, when decoding is timed
+TIMED_BATCHES = 3  # a call, when training is timed
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One variant with one seed, and the folder it lives in."""
+
+    variant: str
+    seed: int
+    folder: Path
+    config: BareConfig
+    training: Training
+    recipe: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        return f"{self.variant} seed {self.seed}"
+
+    @property
+    def result_file(self) -> Path:
+        return self.folder / "result.json"
+
+
+def run(recipe: Recipe, command: str, log: Log = print) -> Comparison:
+    """Carry out `recipe` in its folder, and return what was measured.
+
+    Args:
+        command: what the user typed, for the report and for resuming.
+        log: takes sentences about what is going on.
+    """
+    import_plugins(recipe.plugins)
+    data = load_data(recipe.data, recipe.task)
+    for note in data.notes:
+        log(note)
+    runs = expand(recipe, data)
+    claim(recipe, runs)
+    try:
+        for each in runs:
+            if each.result_file.exists():
+                log(f"{each.label}: finished before")
+                continue
+            train(each, data, log)
+    except Interrupted as stopped:
+        raise Interrupted(f"{stopped}; resume with: {command}") from None
+    if recipe.evaluation.speed_rounds:
+        time_variants(runs, data, recipe.evaluation.speed_rounds, log)
+    results = [RunResult.load(each.result_file) for each in runs]
+    comparison = aggregate(
+        results,
+        name=recipe.name,
+        command=command,
+        baseline=recipe.baseline_name,
+        headline=HEADLINES[recipe.task.name],
+        description=recipe.description,
+        order=list(recipe.variants),
+        environment=environment.describe(),
+        recipe=recipe.model_dump(mode="json"),
+        notes=[*data.notes, *floor_note(results)],
+    )
+    comparison.save(recipe.folder / "result.json")
+    write_csv(comparison, recipe.folder / "results.csv")
+    write_whole(recipe.folder / "recipe.yaml", recipe.dump())
+    html.build(recipe.folder)
+    return comparison
+
+
+def import_plugins(modules: Sequence[str]) -> None:
+    """Import the modules that register mixers, blocks and sources of the user's own."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise InputError(f"plugin {module!r} cannot be imported: {error}") from error
+
+
+def load_data(section: dict[str, Any], task: Task, tokenizer: Any = None) -> TaskData:
+    """Read the corpus that the data section of a recipe names, and prepare its task."""
+    given = dict(section)
+    name = given.pop("name", None)
+    if name is None:
+        raise InputError(f"data needs the name of a source: {', '.join(registry.sources.names())}")
+    source = registry.options(registry.sources.get(name), given, f"data source {name!r}")
+    return prepare(source.load(), task.name, task.vocab_size, task.max_length, task.too_long, tokenizer=tokenizer)
+
+
+def expand(recipe: Recipe, data: TaskData) -> list[Run]:
+    """All runs of a recipe; whatever is wrong with any variant is an `InputError` here, before anything is trained."""
+    runs = []
+    for variant in recipe.variants:
+        config = configure(recipe, variant, data)
+        with torch.device("meta"):
+            MODELS[recipe.task.name](config)
+        training = recipe.training_for(variant)
+        for seed in recipe.seeds:
+            resolved = {
+                "variant": variant,
+                "seed": seed,
+                "plugins": recipe.plugins,
+                "data": recipe.data,
+                "task": recipe.task.model_dump(mode="json"),
+                "model": recipe.model_for(variant),
+                "training": training.model_dump(mode="json"),
+                "evaluation": recipe.evaluation.model_dump(mode="json"),
+            }
+            runs.append(Run(variant, seed, recipe.folder / variant / f"seed{seed}", config, training, resolved))
+    return runs
+
+
+def configure(recipe: Recipe, variant: str, data: TaskData) -> BareConfig:
+    """The config of a variant: what the data fixes, then the recipe's model section, then the variant's own keys."""
+    tokenizer = data.tokenizer
+    fixed = {
+        "vocab_size": len(tokenizer),
+        "is_encoder_decoder": recipe.task.name == "translation",
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": tokenizer.bos_token_id,
+    }
+    given = recipe.model_for(variant)
+    if taken := sorted(set(given) & set(fixed)):
+        raise InputError(f"variant {variant!r}: {taken[0]} follows from the data and the task; leave it out of the model")
+    try:
+        return BareConfig.from_recipe(**{"max_position_embeddings": recipe.task.max_length, **given, **fixed})
+    except InputError as error:
+        raise InputError(f"variant {variant!r}: {error}") from None
+
+
+def claim(recipe: Recipe, runs: Sequence[Run]) -> None:
+    """Make the run folders, or go on in those that are there; one that belongs to another recipe is refused."""
+    for each in runs:
+        there = each.folder / "recipe.yaml"
+        if there.exists():
+            found = yaml.safe_load(there.read_text(encoding="utf-8"))
+            if key := _first_difference(found, each.recipe):
+                raise InputError(
+                    f"{each.folder} belongs to another recipe: {key} differs; "
+                    f"write output=<another folder>, or remove {recipe.folder}"
+                )
+        elif each.folder.exists() and any(each.folder.iterdir()):
+            raise InputError(f"{each.folder} holds files that are not a run; write output=<another folder>")
+    needed = sum(4 * cost.num_parameters(_meta(each)) * (4 + max(each.training.average_checkpoints, 1)) for each in runs)
+    recipe.folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(recipe.folder).free
+    if free < needed:
+        raise InputError(
+            f"{recipe.folder} has {free / 1e6:,.0f} MB free and this comparison may need {needed / 1e6:,.0f} MB; "
+            f"free some, or write output=<a folder elsewhere>"
+        )
+    for each in runs:
+        each.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(each.folder / "recipe.yaml", yaml.safe_dump(each.recipe, sort_keys=False, allow_unicode=True))
+
+
+def _meta(each: Run) -> torch.nn.Module:
+    with torch.device("meta"):
+        return MODELS[each.recipe["task"]["name"]](each.config)
+
+
+def _first_difference(one: Any, other: Any, path: str = "") -> str | None:
+    """Where two resolved recipes differ, as a dotted key."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in [*one, *(key for key in other if key not in one)]:
+            here = f"{path}.{key}" if path else str(key)
+            if key not in one or key not in other:
+                return here
+            if found := _first_difference(one[key], other[key], here):
+                return found
+        return None
+    plain = json.dumps(one, default=str), json.dumps(other, default=str)
+    return None if plain[0] == plain[1] else path
+
+
+def train(each: Run, data: TaskData, log: Log) -> None:
+    """Train and evaluate one run; its `result.json` comes last."""
+    history = each.folder / "log.txt"
+
+    def note(sentence: str) -> None:
+        log(f"{each.label}: {sentence}")
+        with history.open("a", encoding="utf-8") as file:
+            file.write(sentence + "\n")
+
+    set_seed(each.seed)
+    model = MODELS[data.task](each.config)
+    write_whole(each.folder / "environment.json", json.dumps(environment.describe(), indent=1) + "\n")
+    note(f"{describe(each.config)}; {cost.num_parameters(model):,} parameters")
+
+    def validate(model: Any) -> float:
+        batches = padded(data, data.validation, each.recipe["evaluation"]["batch_tokens"])
+        return quality.likelihood(model, (batch for _, batch in batches), causal=is_causal(data)).loss
+
+    trainer = BareTrainer(
+        model, each.training, data.train, data.collate, validate, each.folder, each.seed, label=each.label
+    )
+    trainer.fit()
+    spent = trainer.ledger.spent
+    note(f"trained on {spent.tokens:,} tokens in {spent.steps:,} steps and {spent.seconds:,.0f} seconds")
+    model.save_pretrained(each.folder / "model")
+    data.tokenizer.save_pretrained(each.folder / "model")
+    scores, signature, outputs = evaluate(model, data, each.recipe["evaluation"])
+    write_samples(each.folder, outputs, data)
+    np.savez_compressed(each.folder / "maps.npz", **draw(model, data))
+    RunResult(
+        variant=each.variant,
+        seed=each.seed,
+        floor=is_floor(each.config),
+        description=describe(each.config),
+        quality=scores,
+        cost=weigh(model, each, data),
+        budget={
+            "asked": each.training.budget.model_dump(exclude_none=True),
+            "tokens": spent.tokens,
+            "steps": spent.steps,
+            "seconds": round(spent.seconds, 1),
+            "epochs": round(spent.tokens / int(data.train.label_tokens.sum()), 3),
+        },
+        signature=signature,
+    ).save(each.result_file)
+    shutil.rmtree(trainer.checkpoints, ignore_errors=True)
+    note(", ".join(f"{name} {measure.value:.4g}" for name, measure in scores.items()))
+
+
+def is_causal(data: TaskData) -> bool:
+    """Whether the model predicts the next token of its input, and so shifts its labels itself."""
+    return data.task == "language_modelling"
+
+
+def padded(data: TaskData, examples: Examples, batch_tokens: int) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Every example once, in batches of similar length: its indices, and the tensors."""
+    for indices in evaluation_batches(examples.lengths, batch_tokens):
+        yield indices, data.collate([examples[index] for index in indices])
+
+
+def held_out(data: TaskData) -> Examples:
+    """The test side, or the validation side where there is no test."""
+    return data.test if len(data.test) else data.validation
+
+
+@dataclass(frozen=True)
+class Output:
+    """A test example as people read it."""
+
+    source: str
+    reference: str
+    output: str
+
+
+def evaluate(
+    model: Any, data: TaskData, settings: dict[str, Any]
+) -> tuple[dict[str, Measure], str | None, list[Output]]:
+    """Quality on the test side: scores, sacreBLEU's signature, and outputs beside references.
+
+    Args:
+        settings: the evaluation section of a recipe.
+    """
+    examples = held_out(data)
+    model = model.to(environment.default_device())
+    batches = (batch for _, batch in padded(data, examples, settings["batch_tokens"]))
+    found = quality.likelihood(model, batches, examples.num_bytes, is_causal(data))
+    scores = {
+        "loss": Measure(value=found.loss, unit="nats/token", better="lower"),
+        "perplexity": Measure(value=found.perplexity, better="lower"),
+    }
+    if is_causal(data):
+        assert found.bits_per_byte is not None
+        scores = {"bits_per_byte": Measure(value=found.bits_per_byte, unit="bits/byte", better="lower"), **scores}
+        return scores, None, continuations(model, data, settings)
+    outputs = translations(model, data, settings)
+    translated = quality.translation_scores([each.output for each in outputs], [each.reference for each in outputs])
+    scores = {
+        "bleu": Measure(value=translated.bleu, unit="BLEU", better="higher"),
+        "chrf": Measure(value=translated.chrf, unit="chrF", better="higher"),
+        **scores,
+    }
+    return scores, translated.signature, outputs[: settings["samples"]]
+
+
+def translations(model: Any, data: TaskData, settings: dict[str, Any]) -> list[Output]:
+    """Beam search over the test side."""
+    examples = held_out(data)
+    count = min(settings["max_sentences"] or len(examples), len(examples))
+    rows = (
+        (indices, data.collate([examples[index] for index in indices]))
+        for indices in evaluation_batches(examples.lengths[:count], settings["batch_tokens"])
+    )
+    decoded = quality.decode(
+        model,
+        data.tokenizer,
+        rows,
+        max_new_tokens=model.config.max_position_embeddings - 1,
+        beams=settings["beams"],
+        length_penalty=settings["length_penalty"],
+    )
+    return [
+        Output(*examples.texts[index], output) for index, output in enumerate(decoded.texts)
+    ]
+
+
+def continuations(model: Any, data: TaskData, settings: dict[str, Any]) -> list[Output]:
+    """Greedy continuations of the first half of a few test blocks, beside what really follows."""
+    examples = held_out(data)
+    half = min(model.config.max_position_embeddings, int(examples.lengths.max())) // 2
+    length = min(settings["sample_tokens"], half)
+    found = []
+    for index in np.linspace(0, len(examples) - 1, min(settings["samples"], len(examples))).astype(int).tolist():
+        ids = [int(token) for token in examples[index]["input_ids"][: half + length]]
+        prompt = torch.tensor([ids[:half]])
+        decoded = quality.decode(model, data.tokenizer, [([0], {"input_ids": prompt})], max_new_tokens=length)
+        prompt_text, reference = (data.tokenizer.decode(part, skip_special_tokens=True) for part in (ids[:half], ids[half:]))
+        found.append(Output(prompt_text, reference, decoded.texts[0]))
+    return found
+
+
+def write_samples(folder: Path, outputs: list[Output], data: TaskData) -> None:
+    """`samples.txt` for people, `samples.json` for the report."""
+    lines = [f"source     {o.source}\nreference  {o.reference}\noutput     {o.output}\n" for o in outputs]
+    write_whole(folder / "samples.txt", "\n".join(lines))
+    kind = "generation" if is_causal(data) else "translation"
+    samples = [{"source": o.source, "reference": o.reference, "output": o.output} for o in outputs]
+    write_whole(folder / "samples.json", json.dumps({"kind": kind, "samples": samples}, ensure_ascii=False) + "\n")
+
+
+def weigh(model: Any, each: Run, data: TaskData) -> dict[str, Measure]:
+    """Parameters, decoding state and peak memory of a training step, measured."""
+    device = model.device
+    length = min(each.recipe["task"]["max_length"], model.config.max_position_embeddings)
+    tokens = torch.ones(1, length, dtype=torch.long, device=device)
+    inputs = {"input_ids": tokens}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = tokens
+    batch = next(timed_batches(each, data))
+
+    def step() -> None:
+        training_step(model, batch, each.training, device)
+
+    model.train()
+    peak = cost.peak_bytes(step, device)
+    model.zero_grad()
+    parameters = cost.num_parameters(model)
+    return {
+        "parameters": Measure(value=parameters, better="lower"),
+        "parameters_without_embeddings": Measure(value=parameters - cost.num_embedding_parameters(model), better="lower"),
+        "state_bytes": Measure(value=cost.state_bytes(model, inputs), unit="bytes", better="lower"),
+        "peak_memory": Measure(value=peak, unit="bytes", better="lower"),
+    }
+
+
+def timed_batches(each: Run, data: TaskData) -> Iterator[dict[str, Tensor]]:
+    """The first training batches of seed 0: the same for every variant."""
+    plan = BatchPlan(
+        data.train.lengths, data.train.label_tokens, each.training.batch_tokens, seed=0, steps=TIMED_BATCHES
+    )
+    return (data.collate([data.train[index] for index in indices]) for indices in plan)
+
+
+def training_step(model: Any, batch: dict[str, Tensor], training: Training, device: torch.device) -> None:
+    """Forward and backward of one batch, in the precision that training uses."""
+    inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+    bf16 = training.precision == "bf16" or training.precision == "auto" and environment.bf16_pays(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        loss = Likelihood(training.label_smoothing)(model, inputs)
+    loss.backward()
+
+
+def time_variants(runs: Sequence[Run], data: TaskData, rounds: int, log: Log) -> None:
+    """Training and decoding speed of all variants in turns, into the results of their first seed."""
+    first = {each.variant: each for each in reversed(runs)}
+    results = {name: RunResult.load(each.result_file) for name, each in first.items()}
+    if all("decode_tokens_per_second" in result.speed for result in results.values()):
+        return
+    log(f"timing {len(first)} variants in turns")
+    device = environment.default_device()
+    models = {name: load_model(each.folder)[0].to(device) for name, each in first.items()}
+    batches = list(timed_batches(next(iter(first.values())), data))
+    num_tokens = sum(int((batch["labels"][:, int(is_causal(data)) :] != IGNORED).sum()) for batch in batches)
+
+    def train_all(name: str) -> None:
+        models[name].train()
+        for batch in batches:
+            training_step(models[name], batch, first[name].training, device)
+        models[name].zero_grad()
+
+    prompt = torch.from_numpy(held_out(data)[0]["input_ids"][:DECODED_TOKENS].astype(np.int64))[None].to(device)
+    new_tokens = min(DECODED_TOKENS, next(iter(models.values())).config.max_position_embeddings - prompt.shape[1])
+
+    def decode(name: str) -> None:
+        models[name].eval().generate(prompt, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False)
+
+    trained = speed.interleaved({name: partial(train_all, name) for name in models}, rounds)
+    decoded = speed.interleaved({name: partial(decode, name) for name in models}, rounds)
+    for name, result in results.items():
+        for key, count, timing in (
+            ("train_tokens_per_second", num_tokens, trained[name]),
+            ("decode_tokens_per_second", new_tokens, decoded[name]),
+        ):
+            result.speed[key] = Measure(value=round(count / timing.seconds, 1), unit="tokens/s", better="higher")
+        result.save(first[name].result_file)
+
+
+def draw(model: Any, data: TaskData) -> dict[str, np.ndarray]:
+    """The maps of a validation example of medium length (a language model's: of its first tokens)."""
+    lengths = data.validation.lengths
+    example = data.validation[int(np.abs(lengths - min(MAP_TOKENS, int(np.median(lengths)))).argmin())]
+    ids, labels = example["input_ids"][:MAP_TOKENS], example["labels"][:MAP_TOKENS]
+    inputs = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None].to(model.device)}
+    if is_causal(data):
+        return maps(model, inputs, {"decoder": words(data, ids)})
+    inputs["labels"] = torch.from_numpy(labels.astype(np.int64))[None].to(model.device)
+    start = [data.tokenizer.bos_token_id, *labels[:-1].tolist()]
+    return maps(model, inputs, {"encoder": words(data, ids), "decoder": words(data, start)})
+
+
+def words(data: TaskData, ids: Sequence[int]) -> list[str]:
+    """Each token as it is written, line ends and spaces made visible."""
+    return [data.tokenizer.decode([int(token)]).replace("\n", "⏎").replace(" ", "·") for token in ids]
+
+
+def describe(config: BareConfig) -> str:
+    """Mixers and block in words: `gaussian (encoder, decoder), dot_product (cross) in pre_ln`."""
+    roles_of: dict[str, list[str]] = {}
+    for role in used_roles(config):
+        names = [config.mixer_spec(role, layer)["name"] for layer in range(config.num_layers(role))]
+        text = " / ".join(dict.fromkeys(names))
+        roles_of.setdefault(text, []).append(role)
+    block = config.block if isinstance(config.block, str) else config.block["name"]
+    if len(roles_of) == 1:
+        return f"{next(iter(roles_of))} in {block}"
+    return ", ".join(f"{names} ({', '.join(roles)})" for names, roles in roles_of.items()) + f" in {block}"
+
+
+def used_roles(config: BareConfig) -> tuple[str, ...]:
+    return registry.ROLES if config.is_encoder_decoder else ("decoder",)
+
+
+def is_floor(config: BareConfig) -> bool:
+    """Whether all self mixers are floors."""
+    return all(
+        registry.mixers.get(config.mixer_spec(role, layer)["name"]).floor
+        for role in used_roles(config)
+        if role != "cross"
+        for layer in range(config.num_layers(role))
+    )
+
+
+def floor_note(results: Sequence[RunResult]) -> list[str]:
+    """What a reader must know where no variant is a floor."""
+    if any(result.floor for result in results):
+        return []
+    return ["No variant is a floor (none, average), so nothing says how much mixing this task needs at all."]
+
+
+def load_model(folder: Path) -> tuple[Any, Any]:
+    """Model and tokenizer of a run folder (or of the `model` folder inside), ready for inference."""
+    if not folder.is_dir():
+        raise InputError(f"there is no run folder {folder}")
+    there = folder / "model" if (folder / "model").is_dir() else folder
+    if not (there / "config.json").exists():
+        if inside := sorted(path.parent.relative_to(folder) for path in folder.glob("*/seed*/model")):
+            raise InputError(f"{folder} holds {len(inside)} runs; name one of them, such as {folder / inside[0]}")
+        raise InputError(f"{folder} holds no trained model; it is written once a run has finished")
+    if (folder / "recipe.yaml").exists():
+        import_plugins(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")).get("plugins") or [])
+    config = AutoConfig.from_pretrained(there)
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    try:
+        return auto.from_pretrained(there).eval(), AutoTokenizer.from_pretrained(there)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"the model in {there} is damaged or incomplete: {' '.join(str(error).split())}") from error
+
+
+def reload(folder: Path, overrides: Sequence[str]) -> tuple[Any, TaskData, dict[str, Any]]:
+    """Model, data and evaluation settings of a finished run; `overrides` change `data.*` and `evaluation.*`."""
+    model, tokenizer = load_model(folder)
+    there = folder / "recipe.yaml"
+    if not there.exists():
+        raise InputError(f"{folder} has no recipe.yaml, so its data is not known; name a run folder")
+    resolved = yaml.safe_load(there.read_text(encoding="utf-8"))
+    for override in overrides:
+        key, _, value = override.partition("=")
+        section, _, name = key.partition(".")
+        if section not in ("data", "evaluation") or not name or not value:
+            raise InputError(f"{override!r} changes nothing that is evaluated; write data.<key>=... or evaluation.<key>=...")
+        resolved[section][name] = yaml.safe_load(value)
+    settings = validated(Evaluation, resolved["evaluation"], "evaluation").model_dump()
+    return model, load_data(resolved["data"], Task.model_validate(resolved["task"]), tokenizer), settings
+
+
+def translate(model: Any, tokenizer: Any, sentences: Sequence[str], beams: int) -> list[str]:
+    """Translations of sentences, in order; an empty line stays empty."""
+    limit = model.config.max_position_embeddings
+    encoded = {i: tokenizer(text, add_special_tokens=False)["input_ids"] for i, text in enumerate(sentences) if text.strip()}
+    for index, ids in encoded.items():
+        if len(ids) >= limit:
+            raise InputError(f"line {index + 1} has {len(ids) + 1} tokens, and this model reads {limit} at most; split it")
+    outputs = [""] * len(sentences)
+    for index, ids in encoded.items():
+        inputs = torch.tensor([[*ids, tokenizer.eos_token_id]])
+        outputs[index] = quality.decode(
+            model, tokenizer, [([0], {"input_ids": inputs})], max_new_tokens=limit - 1, beams=beams
+        ).texts[0]
+    return outputs
+
+
+def generate(model: Any, tokenizer: Any, prompt: str, num_tokens: int, temperature: float, seed: int) -> str:
+    """`prompt` and a continuation of at most `num_tokens` tokens; temperature 0 is greedy."""
+    ids = [tokenizer.eos_token_id, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+    limit = model.config.max_position_embeddings
+    if len(ids) + num_tokens > limit:
+        raise InputError(
+            f"the prompt has {len(ids)} tokens and {num_tokens} were asked for, but this model was trained on "
+            f"{limit} at most; write --tokens {max(limit - len(ids), 1)} or a shorter prompt"
+        )
+    set_seed(seed)
+    sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    output = model.generate(torch.tensor([ids]), max_new_tokens=num_tokens, **sampling)
+    return prompt + tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)

@@ -1,0 +1,78 @@
+"""What a run has spent so far, and the rows of `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Spent:
+    """Steps, predicted tokens and seconds of training (evaluation and saving left out) so far."""
+
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_loss: float | None = None
+    evaluations_since_best: int = 0
+
+
+class Ledger:
+    """Counts what is spent. It travels with the checkpoints, so that a resumed run goes on counting where it stood."""
+
+    FILE = "ledger.json"
+
+    def __init__(self, metrics: Path) -> None:
+        self.spent = Spent()
+        self._metrics = metrics
+        self._since = time.perf_counter()
+
+    def start_clock(self) -> None:
+        """What follows is training again."""
+        self._since = time.perf_counter()
+
+    def count(self, tokens: int) -> None:
+        """One more step, with so many predicted tokens."""
+        now = time.perf_counter()
+        self.spent.steps += 1
+        self.spent.tokens += tokens
+        self.spent.seconds += now - self._since
+        self._since = now
+
+    def record(self, **values: Any) -> None:
+        """Append a row to `metrics.jsonl`."""
+        row = {
+            "step": self.spent.steps,
+            "tokens": self.spent.tokens,
+            "seconds": round(self.spent.seconds, 3),
+            **values,
+        }
+        with self._metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def save(self, checkpoint: Path) -> None:
+        """Into the folder of a checkpoint; written last, so its presence says that the checkpoint is whole."""
+        (checkpoint / self.FILE).write_text(json.dumps(asdict(self.spent)), encoding="utf-8")
+
+    def load(self, checkpoint: Path) -> None:
+        """Go back to a checkpoint; rows of `metrics.jsonl` from after it are forgotten."""
+        self.spent = Spent(**json.loads((checkpoint / self.FILE).read_text(encoding="utf-8")))
+        rows = self._metrics.read_text(encoding="utf-8").splitlines() if self._metrics.exists() else []
+        kept = [row for row in rows if _whole(row) and json.loads(row)["step"] <= self.spent.steps]
+        self._metrics.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
+
+    def restart(self) -> None:
+        """Forget everything."""
+        self.spent = Spent()
+        self._metrics.write_text("", encoding="utf-8")
+
+
+def _whole(row: str) -> bool:
+    """Whether a killed run wrote this row to its end."""
+    try:
+        return isinstance(json.loads(row), dict)
+    except json.JSONDecodeError:
+        return False

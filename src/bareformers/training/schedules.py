@@ -1,0 +1,32 @@
+"""Learning-rate schedules as multiples of the peak; those that end know how much of the budget is spent."""
+
+from __future__ import annotations
+
+import math
+
+
+def warmup_stable_decay(step: int, progress: float, warmup_steps: int, decay: float) -> float:
+    """Constant after the warm-up, then linear to 0 over the last share `decay` of the budget."""
+    return _warmup(step, warmup_steps) * (1.0 if progress < 1 - decay else (1 - progress) / max(decay, 1e-9))
+
+
+def cosine(step: int, progress: float, warmup_steps: int, decay: float) -> float:
+    """Half a cosine from the peak to 0 over the whole budget (Loshchilov & Hutter, arXiv:1608.03983)."""
+    return _warmup(step, warmup_steps) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def inverse_sqrt(step: int, progress: float, warmup_steps: int, decay: float) -> float:
+    """1/sqrt(step) after the warm-up (Vaswani et al. 2017, equation 3); does not look at the budget."""
+    return _warmup(step, warmup_steps) * max(1.0, (step + 1) / max(warmup_steps, 1)) ** -0.5
+
+
+def _warmup(step: int, warmup_steps: int) -> float:
+    return min(1.0, (step + 1) / max(warmup_steps, 1))
+
+
+SCHEDULES = {"warmup_stable_decay": warmup_stable_decay, "cosine": cosine, "inverse_sqrt": inverse_sqrt}
+
+
+def factor(schedule: str, step: int, progress: float, warmup_steps: int, decay: float) -> float:
+    """The multiple of the peak learning rate at `step`, with the share `progress` of the budget spent."""
+    return max(0.0, SCHEDULES[schedule](step, min(max(progress, 0.0), 1.0), warmup_steps, decay))

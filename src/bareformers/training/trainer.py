@@ -1,0 +1,331 @@
+"""Training with a budget: a thin subclass of `transformers.Trainer`.
+
+`Trainer` brings the loop, mixed precision, accumulation, clipping, checkpoints, distribution and trackers. Ours adds what a
+fair comparison needs: one plan of batches for all variants, schedules that end with the budget, a clock that leaves
+evaluation out, and checkpoints from which a killed run reaches the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from bareformers.data.batching import BatchPlan
+from bareformers.data.examples import IGNORED, Examples
+from bareformers.errors import InputError, Interrupted
+from bareformers.measure.environment import bf16_pays, default_device
+from bareformers.recipe import Training
+from bareformers.training import schedules
+from bareformers.training.ledger import Ledger
+from bareformers.training.objectives import Likelihood
+
+ENDLESS = 10**9  # steps of a budget in minutes, which the clock ends
+
+
+class BareTrainer(Trainer):
+    """Trains one model on one plan of batches.
+
+    Args:
+        model: takes `labels`, and what `objective` asks of it.
+        settings: the training section of a recipe.
+        examples: the training side.
+        collate: makes a list of examples a batch.
+        validate: the validation loss of the model, in nats per token.
+        folder: of the run; holds `metrics.jsonl`, and `checkpoints/` while training lasts.
+        seed: of the order of the batches and of dropout.
+        label: what the progress line calls this run.
+        callbacks: more of `transformers`' callbacks.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: Training,
+        examples: Examples,
+        collate: Callable[[Sequence[Any]], dict[str, Tensor]],
+        validate: Callable[[nn.Module], float],
+        folder: Path,
+        seed: int,
+        label: str = "",
+        callbacks: Iterable[TrainerCallback] = (),
+    ) -> None:
+        budget = settings.budget
+        self.settings, self.objective, self.validate = settings, Likelihood(settings.label_smoothing), validate
+        self.checkpoints = folder / "checkpoints"
+        self.ledger = Ledger(folder / "metrics.jsonl")
+        self.plan = BatchPlan(
+            examples.lengths,
+            examples.label_tokens,
+            settings.batch_tokens,
+            seed,
+            steps=None if budget.steps is None else budget.steps * settings.accumulate,
+            tokens=budget.tokens,
+            epochs=budget.epochs,
+        )
+        self.is_timed = budget.minutes is not None
+        num_steps = ENDLESS if self.is_timed else math.ceil(len(self.plan) / settings.accumulate)
+        device = default_device()
+        precision = "bf16" if settings.precision == "auto" and bf16_pays(device) else settings.precision
+        arguments = TrainingArguments(
+            output_dir=str(self.checkpoints),
+            max_steps=num_steps,
+            gradient_accumulation_steps=settings.accumulate,
+            learning_rate=settings.learning_rate,
+            adam_beta1=settings.betas[0],
+            adam_beta2=settings.betas[1],
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.clip,
+            bf16=precision == "bf16",
+            use_cpu=device.type == "cpu",
+            gradient_checkpointing=settings.gradient_checkpointing,
+            seed=seed,
+            logging_strategy="no",
+            logging_nan_inf_filter=False,
+            save_strategy="no",
+            eval_strategy="no",
+            save_total_limit=max(settings.average_checkpoints, 1),
+            report_to=settings.report_to or "none",
+            run_name=label or None,
+            remove_unused_columns=False,
+            disable_tqdm=True,
+        )
+        self.watch = Watch(self, label)
+        super().__init__(
+            model=model, args=arguments, train_dataset=examples, data_collator=collate, callbacks=[self.watch, *callbacks]
+        )
+        for callback in [c for c in self.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
+            self.remove_callback(callback)
+
+    @property
+    def progress(self) -> float:
+        """The share of the budget that is spent, 0 to 1."""
+        if self.is_timed:
+            assert self.settings.budget.minutes is not None
+            return min(1.0, self.ledger.spent.seconds / (60 * self.settings.budget.minutes))
+        return self.ledger.spent.steps / self.args.max_steps
+
+    def fit(self) -> None:
+        """Train to the end of the budget, from the last whole checkpoint if there is one.
+
+        Raises:
+            Interrupted: a signal came; the checkpoint is written.
+            InputError: the loss is no number any more.
+        """
+        resume = self._last_whole_checkpoint()
+        if resume is None:
+            self.ledger.restart()
+        else:
+            self.ledger.load(Path(resume))
+        with self.watch.signals():
+            self.train(resume_from_checkpoint=resume)
+        if self.watch.is_interrupted and self.progress < 1:
+            raise Interrupted(f"stopped at {self.progress:.0%} of the budget, with a checkpoint")
+        self._final_weights()
+
+    def _last_whole_checkpoint(self) -> str | None:
+        while self.checkpoints.is_dir() and (last := get_last_checkpoint(str(self.checkpoints))):
+            if (Path(last) / Ledger.FILE).exists():
+                return last
+            shutil.rmtree(last)  # the run was killed while it was writing
+        return None
+
+    def _final_weights(self) -> None:
+        """The best weights under early stopping, the mean of the last checkpoints where the recipe wants it."""
+        best = self.checkpoints / "best.safetensors"
+        if self.settings.early_stopping and best.exists():
+            self.model.load_state_dict(load_file(best), strict=False)
+        elif self.settings.average_checkpoints > 1:
+            folders = sorted(self.checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+            average_weights(self.model, [path / "model.safetensors" for path in folders])
+
+    def get_train_dataloader(self) -> DataLoader:
+        loader = DataLoader(self.train_dataset, batch_sampler=self.plan, collate_fn=self.data_collator)
+        return self.accelerator.prepare(loader)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+        if self.lr_scheduler is None:
+            settings = self.settings
+
+            def multiple(step: int) -> float:
+                progress = self.progress if self.is_timed else step / num_training_steps
+                return schedules.factor(settings.schedule, step, progress, settings.warmup_steps, settings.decay)
+
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, multiple)
+        return self.lr_scheduler
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        causal = inputs["labels"].shape == inputs["input_ids"].shape and not self.model.config.is_encoder_decoder
+        self.watch.tokens += int((inputs["labels"][:, 1 if causal else 0 :] != IGNORED).sum())
+        return self.objective(model, inputs, num_items_in_batch if self.settings.accumulate > 1 else None)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The validation loss, recorded in `metrics.jsonl`."""
+        loss = self.validate(self.model)
+        spent = self.ledger.spent
+        self.ledger.record(validation_loss=loss)
+        metrics = {"eval_loss": loss}
+        self.log(dict(metrics))
+        if spent.best_loss is None or loss < spent.best_loss:
+            spent.best_loss, spent.evaluations_since_best = loss, 0
+            if self.settings.early_stopping:
+                self.save_best()
+        else:
+            spent.evaluations_since_best += 1
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def save_best(self) -> None:
+        """Keep the weights that early stopping comes back to."""
+        from safetensors.torch import save_model
+
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        save_model(self.model, str(self.checkpoints / "best.safetensors"))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.ledger.save(self.checkpoints / f"checkpoint-{self.state.global_step}")
+
+
+def average_weights(model: nn.Module, files: Sequence[Path]) -> None:
+    """Set the weights of `model` to the mean over checkpoints, in float64."""
+    sums: dict[str, Tensor] = {}
+    for file in files:
+        for name, tensor in load_file(file).items():
+            sums[name] = tensor.double() + sums[name] if name in sums else tensor.double()
+    mean = {name: (total / len(files)).to(model.state_dict()[name].dtype) for name, total in sums.items()}
+    model.load_state_dict(mean, strict=False)  # tied weights are stored once
+
+
+class Watch(TrainerCallback):
+    """Counts what is spent, says when to log, evaluate, save and stop, and shows a line of progress."""
+
+    LOGS = 100  # over the budget
+
+    def __init__(self, trainer: BareTrainer, label: str) -> None:
+        self.trainer, self.label = trainer, label
+        self.tokens = 0
+        self.is_interrupted = False
+        self._since_log = (0, 0.0)
+        self._last_printed = -1.0
+
+    def signals(self) -> _Signals:
+        return _Signals(self)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        spent = self.trainer.ledger.spent
+        self._since_log = (spent.tokens, spent.seconds)
+        self.trainer.ledger.start_clock()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        before = self.trainer.progress
+        self.trainer.ledger.count(self.tokens)
+        self.tokens = 0
+        after = self.trainer.progress
+        settings = self.trainer.settings
+
+        def reached(times: int) -> bool:
+            """Whether this step crossed one of the marks that divide the budget into so many parts."""
+            return math.floor(after * times + 1e-9) > math.floor(before * times + 1e-9)
+
+        control.should_log = reached(self.LOGS) or self.is_interrupted
+        control.should_evaluate = reached(settings.evaluations)
+        control.should_save = reached(settings.checkpoints) or self.is_interrupted
+        control.should_training_stop = after >= 1 or self.is_interrupted
+        self._show(after)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not logs or "loss" not in logs:
+            return
+        ledger = self.trainer.ledger
+        if not math.isfinite(logs["loss"]):
+            raise InputError(
+                f"{self.label}: the loss is {logs['loss']} at step {state.global_step}; "
+                f"write a smaller training.learning_rate or more warmup_steps"
+            )
+        tokens, seconds = self._since_log
+        speed = (ledger.spent.tokens - tokens) / max(ledger.spent.seconds - seconds, 1e-9)
+        self._since_log = (ledger.spent.tokens, ledger.spent.seconds)
+        ledger.record(loss=logs["loss"], learning_rate=logs["learning_rate"], tokens_per_second=round(speed, 1))
+        self._loss, self._speed = logs["loss"], speed
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        patience = self.trainer.settings.early_stopping
+        if patience and self.trainer.ledger.spent.evaluations_since_best >= patience:
+            control.should_training_stop = True
+        self.trainer.ledger.start_clock()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.trainer.ledger.start_clock()
+
+    def _show(self, progress: float) -> None:
+        """One line that is rewritten on a terminal; elsewhere a line for every tenth of the budget."""
+        terminal = sys.stderr.isatty()
+        if progress - self._last_printed < (0.005 if terminal else 0.1) and progress < 1:
+            return
+        self._last_printed = progress
+        spent = self.trainer.ledger.spent
+        speed = spent.tokens / max(spent.seconds, 1e-9)
+        left = spent.seconds * (1 - progress) / max(progress, 1e-9)
+        loss = f", loss {self._loss:.3f}" if hasattr(self, "_loss") else ""
+        line = (
+            f"{self.label}  {progress:4.0%}  step {spent.steps:,}, {spent.tokens:,} tokens{loss}, "
+            f"{speed:,.0f} tokens/s, {int(left) // 60}:{int(left) % 60:02d} left"
+        )
+        print(f"\r\033[K{line}" if terminal else line, file=sys.stderr, end="" if terminal and progress < 1 else "\n")
+        sys.stderr.flush()
+
+
+class _Signals:
+    """While active, Ctrl-C and SIGTERM end training after the step at hand; a second Ctrl-C ends it at once."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._stop)
+        except ValueError:  # not the main thread, which alone may catch signals
+            self._before = {}
+
+    def _stop(self, number: int, frame: Any) -> None:
+        if self._watch.is_interrupted:
+            raise KeyboardInterrupt
+        self._watch.is_interrupted = True
+
+    def __exit__(self, *error: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

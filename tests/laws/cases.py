@@ -1,0 +1,205 @@
+"""What the laws run over, read from the registry: a mixer that is registered later is tested because it exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bareformers import registry
+from bareformers.mixers.base import Slot, TokenMixer
+from bareformers.mixers.masks import Mask
+from bareformers.models import BareConfig, BareForCausalLM, BareForSeq2SeqLM
+
+PADDINGS = ("none", "right", "left", "ragged")
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "gaussian": [
+        {"normalize": True},
+        {"offsets": (0, -2, 3), "std": 0.5},
+        {"length_ratio": 1.4},
+        {"length_ratio": 1.4, "normalize": True},
+    ],
+}
+"""Options worth running every law with, beside the defaults."""
+
+ROLE_OPTIONS = {"length_ratio": {"cross"}}
+"""Options that mean something in these roles only."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A mixer with options in a role."""
+
+    name: str
+    role: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return "-".join([self.name, self.role, *(f"{key}={value}" for key, value in self.options.items())])
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """What a recipe would say."""
+        return {"name": self.name, **self.options}
+
+    @property
+    def normalized(self) -> bool:
+        """Whether the rows of the map sum to 1; the density that the Gaussian paper uses does not."""
+        return self.name != "gaussian" or self.options.get("normalize", False)
+
+    def build(self, dtype: torch.dtype = torch.float32, **sizes: Any) -> TokenMixer:
+        """The mixer, initialised as a model would and then disturbed, so that no bias stays 0."""
+        cls = registry.mixers.get(self.name)
+        slot = Slot(
+            role=self.role, layer=0, hidden_size=16, num_heads=2, max_length=132, max_context_length=131
+        )
+        slot = replace(slot, **sizes)
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            mixer = cls(slot, registry.options(cls.Options, self.options, self.name))
+            mixer.init_weights(slot.hidden_size**-0.5)
+        disturb(mixer)
+        return mixer.to(dtype).eval()
+
+
+def cases(*roles: str, variants: bool = True, absent: bool = True) -> Any:
+    """Parametrise a law with every registered mixer in each of its roles (or those of `roles`)."""
+    return pytest.mark.parametrize("case", list(_cases(roles or registry.ROLES, variants, absent)), ids=str)
+
+
+def _cases(roles: tuple[str, ...], variants: bool, absent: bool) -> Iterator[Case]:
+    for name, cls in registry.mixers:
+        for role in roles:
+            if role not in cls.roles or cls.absent and not absent:
+                continue
+            yield Case(name, role)
+            for options in VARIANTS.get(name, []) if variants else []:
+                if all(role in ROLE_OPTIONS.get(option, registry.ROLES) for option in options):
+                    yield Case(name, role, options)
+
+
+paddings = pytest.mark.parametrize("padding", PADDINGS)
+
+
+@dataclass
+class Batch:
+    """What a mixer reads: x [B, T, D], keep [B, T], and for the cross role a context [B, S, D] with its own."""
+
+    role: str
+    x: Tensor
+    keep: Tensor | None
+    context: Tensor | None = None
+    context_keep: Tensor | None = None
+
+    def mask(self, start: int = 0, stop: int | None = None) -> Mask:
+        """Who sees whom where the positions before `start` are remembered and those up to `stop` are new."""
+        stop = self.x.shape[1] if stop is None else stop
+        keep = None if self.keep is None else self.keep[:, :stop]
+        own = Mask(stop - start, stop, causal=self.role != "encoder", device=self.x.device, keep=keep)
+        if self.context is None:
+            return own
+        return Mask(
+            stop - start,
+            self.context.shape[1],
+            causal=False,
+            device=self.x.device,
+            keep=self.context_keep,
+            query_positions=own.query_positions,
+        )
+
+    def run(self, mixer: TokenMixer, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """The whole sequence in one call."""
+        return mixer(self.x, self.mask(), context=self.context, **kwargs)
+
+    def real(self, y: Tensor) -> Tensor:
+        """[tokens, ..]: the rows of y [B, T, ..] at real tokens, row by row."""
+        return y.flatten(0, 1) if self.keep is None else y[self.keep]
+
+
+def batch(
+    case: Case, length: int, context_length: int, padding: str, dtype: torch.dtype = torch.float32, width: int = 16
+) -> Batch:
+    """Three rows of noise, of `length`, two thirds and a third of it, padded on one side or, ragged, on all."""
+    cross = case.role == "cross"
+    return Batch(
+        case.role,
+        noise(3, length, width, seed=2).to(dtype),
+        keep_mask(length, padding),
+        noise(3, context_length, width, seed=3).to(dtype) if cross else None,
+        keep_mask(context_length, padding) if cross else None,
+    )
+
+
+def keep_mask(length: int, padding: str) -> Tensor | None:
+    """[3, length] bool, or None for no padding."""
+    if padding == "none":
+        return None
+    keep = torch.zeros(3, length, dtype=torch.bool)
+    for row, real in enumerate((length, (2 * length + 2) // 3, (length + 2) // 3)):
+        if padding == "ragged":
+            real = (2 * length + 2) // 3
+        start = {"right": 0, "left": length - real, "ragged": (length - real) * row // 2}[padding]
+        keep[row, start : start + real] = True
+    return keep
+
+
+def noise(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def disturb(module: nn.Module) -> None:
+    """Add a little noise to every parameter, so that zeros and ones hide nothing."""
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+SIZES = dict(
+    vocab_size=23,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=24,
+    max_position_embeddings=24,
+    dropout=0.0,
+)
+
+
+def model(case: Case, encoder_decoder: bool | None = None, **config: Any) -> BareForCausalLM | BareForSeq2SeqLM:
+    """A small model with the mixer in its role: a causal LM for the decoder role, else an encoder-decoder."""
+    encoder_decoder = case.role != "decoder" if encoder_decoder is None else encoder_decoder
+    given = {**SIZES, f"{case.role}_mixer": case.spec, "is_encoder_decoder": encoder_decoder, **config}
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        built = (BareForSeq2SeqLM if encoder_decoder else BareForCausalLM)(BareConfig(**given))
+    disturb(built)
+    return built.eval()
+
+
+def token_batch(net: nn.Module, length: int = 9, padding: str = "none") -> dict[str, Tensor]:
+    """Tokens for `model`, padded on a side, with decoder tokens for an encoder-decoder."""
+    generator = torch.Generator().manual_seed(6)
+    ids = torch.randint(3, 23, (3, length), generator=generator)
+    keep = keep_mask(length, padding)
+    keep = torch.ones_like(ids) if keep is None else keep.long()
+    inputs = {"input_ids": ids * keep, "attention_mask": keep}
+    if net.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = torch.randint(3, 23, (3, length - 2), generator=generator)
+    return inputs
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float, what: str = "") -> None:
+    """Equal up to `tolerance` of the largest expected number (and of 1); the dtype does not matter."""
+    expected, found = expected.detach().double(), found.detach().double()
+    assert found.shape == expected.shape, f"{what}: shape {list(found.shape)}, expected {list(expected.shape)}"
+    assert found.isfinite().all(), f"{what}: not finite"
+    if found.numel():
+        error = (found - expected).abs().max().item()
+        scale = max(1.0, expected.abs().max().item())
+        assert error <= tolerance * scale, f"{what}: differs by {error:.2e}, allowed is {tolerance * scale:.2e}"

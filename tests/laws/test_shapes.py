@@ -1,0 +1,58 @@
+"""A mixer keeps shape and dtype and makes no NaN, whatever it is given."""
+
+import pytest
+import torch
+
+from tests.laws.cases import PADDINGS, batch, cases, close, model, paddings, token_batch
+
+
+@cases()
+@paddings
+@pytest.mark.parametrize("length, context_length", [(1, 7), (70, 67)])
+def test_bfloat16_is_kept_and_near_float32(case, padding, length, context_length):
+    exact = batch(case, length, context_length, padding)
+    rounded = batch(case, length, context_length, padding, torch.bfloat16)
+    mixer = case.build()
+    y, _ = exact.run(mixer)
+    low, _ = rounded.run(mixer.to(torch.bfloat16))
+    assert y.shape == low.shape == exact.x.shape
+    assert y.dtype == torch.float32 and low.dtype == torch.bfloat16
+    close(exact.real(low), exact.real(y), 0.05, "bfloat16")
+
+
+@cases()
+@pytest.mark.parametrize("length", [1, 5, 70])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_row_of_padding_is_finite(case, length, dtype):
+    given = batch(case, length, length, "right", dtype)
+    given.keep[1] = False
+    if given.context is not None:
+        given.context_keep[2] = False
+    mixer = case.build(dtype)
+    given.x.requires_grad_()
+    for want_weights in (False, True):
+        y, _ = given.run(mixer, want_weights=want_weights)
+        assert y.isfinite().all()
+    if y.requires_grad:
+        y.float().square().sum().backward()
+        for name, parameter in mixer.named_parameters():
+            assert parameter.grad is None or parameter.grad.isfinite().all(), name
+
+
+@cases()
+def test_every_parameter_is_initialised(case):
+    torch.use_deterministic_algorithms(True)  # fills fresh memory with NaN
+    try:
+        net = model(case)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for name, parameter in net.named_parameters():
+        assert parameter.isfinite().all(), f"{name} is left as it was allocated: see TokenMixer.init_weights"
+
+
+@cases()
+@pytest.mark.parametrize("padding", PADDINGS[:3])
+def test_a_model_in_bfloat16_is_finite(case, padding):
+    net = model(case).to(torch.bfloat16)
+    logits = net(**token_batch(net, padding=padding)).logits
+    assert logits.dtype == torch.bfloat16 and logits.isfinite().all()

@@ -1,0 +1,1 @@
+"""What a mixer means: each paper's equation as a loop."""
