@@ -28,6 +28,7 @@ def test_fast_equals_naive(case, padding, length, context_length):
         (130, 127, "right", torch.float64),
         (130, 127, "ragged", torch.float32),
     ],
+    ids=str,
 )
 def test_fast_equals_naive_where_forms_change(case, padding, length, context_length, dtype):
     """Both sides of the lengths at which gaussian and dot_product take another form."""
@@ -65,7 +66,7 @@ def _outputs_and_gradients(mixer, given, function):
 
 
 @cases(absent=False)
-@pytest.mark.parametrize("padding", ["none", "ragged"])
+@pytest.mark.parametrize("padding", ["none", "right", "ragged"])
 def test_gradcheck(case, padding):
     mixer = case.build(torch.float64, hidden_size=4, max_length=4, max_context_length=4)
     given = batch(case, 4, 3, padding, torch.float64, width=4)

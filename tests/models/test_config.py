@@ -48,6 +48,8 @@ def test_a_mistake_is_answered_in_one_sentence(given, words):
     [
         (dict(hiden_size=16), "unknown model key 'hiden_size'; did you mean 'hidden_size'"),
         (dict(hidden_size="wide"), "hidden_size"),
+        (dict(vocab_size=8000.5), "vocab_size"),
+        (dict(use_bias="yes"), "use_bias"),
         (dict(mixer="gausian"), "did you mean 'gaussian'"),
     ],
 )
@@ -55,6 +57,10 @@ def test_a_recipe_is_held_to_the_fields(given, words):
     with pytest.raises(InputError, match=words) as raised:
         BareConfig.from_recipe(**given)
     assert "\n" not in str(raised.value)
+
+
+def test_a_whole_number_is_a_float_too():
+    assert BareConfig.from_recipe(dropout=0, attention_dropout=0).dropout == 0
 
 
 @pytest.fixture

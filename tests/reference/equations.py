@@ -1,7 +1,7 @@
 """Each paper's equation as a loop over queries: what a mixer means, whatever fast form it has.
 
-A loop reads one sequence without its padding, so a position is an index and nothing is masked: a decoder's query i reads
-the keys 0..i, and every other query reads them all. From a module it takes parameters and options, never code.
+A loop reads one sequence without its padding, so a position is an index and nothing is masked: a decoder's query i
+reads the keys 0..i, and every other query reads them all. From a module it takes parameters and options, never code.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LOOPS: dict[str, Loop] = {}
 
 
 def equation(name: str) -> Callable[[Loop], Loop]:
-    """Register the loop `(mixer, x [T, D], source [S, D]) -> y [T, D]` of the mixer `name`; in self roles, source is x."""
+    """Register the loop `(mixer, x [T, D], source [S, D]) -> y [T, D]` of the mixer `name`; self roles read x twice."""
 
     def register(loop: Loop) -> Loop:
         LOOPS[name] = loop

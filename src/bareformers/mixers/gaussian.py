@@ -109,7 +109,10 @@ class Gaussian(MapMixer):
         if state is not None:
             state["values"] = padded[:, :, padded.shape[2] - self.last - self.window : padded.shape[2] - self.last]
         reach = torch.arange(self.first, self.last + 1, device=values.device)
-        kernel = self.density(reach - self.centres(values.device)).to(values.dtype)
+        kernel = self.density(reach - self.centres(values.device)).to(values.dtype)  # [H, 1, window + 1 + last]
+        if length == 1:
+            mixed = kernel @ padded
+            return mixed[..., :-1] / mixed[..., -1:].clamp_min(1e-9) if self.options.normalize else mixed
         channels = padded.transpose(2, 3).reshape(batch, num_heads * size, -1)
         mixed = F.conv1d(channels, kernel.repeat_interleave(size, 0), groups=num_heads * size)
         mixed = mixed.view(batch, num_heads, size, length).transpose(2, 3)

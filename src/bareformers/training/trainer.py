@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from bareformers.data.batching import BatchPlan
@@ -52,7 +52,7 @@ class BareTrainer(Trainer):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         settings: Training,
         examples: Examples,
         collate: Callable[[Sequence[Any]], dict[str, Tensor]],
@@ -90,7 +90,6 @@ class BareTrainer(Trainer):
             max_grad_norm=settings.clip,
             bf16=precision == "bf16",
             use_cpu=device.type == "cpu",
-            gradient_checkpointing=settings.gradient_checkpointing,
             seed=seed,
             logging_strategy="no",
             logging_nan_inf_filter=False,
@@ -102,6 +101,8 @@ class BareTrainer(Trainer):
             remove_unused_columns=False,
             disable_tqdm=True,
         )
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
         self.watch = Watch(self, label)
         super().__init__(
             model=model, args=arguments, train_dataset=examples, data_collator=collate, callbacks=[self.watch, *callbacks]
