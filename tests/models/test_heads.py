@@ -57,7 +57,7 @@ def labelled():
 def test_loss_is_cross_entropy(cls, encoder_decoder, label_smoothing):
     net = build(cls, is_encoder_decoder=encoder_decoder)
     given = labelled()
-    out = net(**given, label_smoothing=label_smoothing)
+    out = net(**given, smoothing=label_smoothing)
     logits, labels = out.logits, given["labels"]
     if cls is BareForCausalLM:
         logits, labels = logits[:, :-1], labels[:, 1:]
@@ -69,7 +69,7 @@ def test_loss_is_cross_entropy(cls, encoder_decoder, label_smoothing):
 def test_loss_only_is_the_loss(cls, encoder_decoder):
     net = build(cls, is_encoder_decoder=encoder_decoder)
     given = labelled()
-    whole, only = net(**given, label_smoothing=0.1), net(**given, label_smoothing=0.1, loss_only=True)
+    whole, only = net(**given, smoothing=0.1), net(**given, smoothing=0.1, loss_only=True)
     torch.testing.assert_close(only.loss, whole.loss)
     assert only.logits is None and whole.logits is not None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from bareformers.blocks.base import Block, Place, Signals
 from bareformers.mixers.base import TokenMixer
@@ -25,6 +25,8 @@ class PreLN(Block):
         self, place: Place, mixer: TokenMixer | None, cross_mixer: TokenMixer | None, options: Any
     ) -> None:
         super().__init__(place, mixer, cross_mixer, options)
+        if cross_mixer is not None and not cross_mixer.reads_queries:
+            self.cross_norm = nn.Identity()  # a norm before a mixer that does not look would never learn
         self.final_norm = place.new_norm() if place.is_last else None
 
     def forward(self, stream: Tensor, signals: Signals) -> Tensor:

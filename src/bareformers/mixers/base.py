@@ -67,6 +67,8 @@ class TokenMixer(nn.Module):
     parameters_formula: ClassVar[str]
     state_formula: ClassVar[str]
     floor: ClassVar[bool]
+    reads_queries: ClassVar[bool] = True
+    """Whether y of the cross role depends on x, or on the context and positions only."""
     absent: ClassVar[bool] = False
     """Whether a block leaves the whole sub-layer out, norm included."""
 

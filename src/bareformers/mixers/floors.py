@@ -51,6 +51,8 @@ class NoMixing(TokenMixer):
 class Average(MapMixer):
     """Every visible position weighs the same: the mean of the values, in the decoder of those so far."""
 
+    reads_queries = False
+
     def weights(self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None) -> Tensor:
         equal = x.new_zeros(1, self.slot.num_heads, mask.num_queries, mask.num_keys, dtype=torch.float32)
         return mask.softmax(equal)
@@ -64,7 +66,7 @@ class Average(MapMixer):
             return mean.expand(-1, -1, mask.num_queries, -1), weights
         values = self.heads(self.value(x))
         ones = mask.keep_values(torch.ones_like(values[:, :1, :, :1], dtype=torch.float32))
-        sums, counts = mask.keep_values(values).float().cumsum(2), ones.cumsum(2)
+        sums, counts = at_least_float32(mask.keep_values(values)).cumsum(2), ones.cumsum(2)
         if state is not None:
             if "sum" in state:
                 sums, counts = sums + state["sum"], counts + state["count"]
@@ -77,7 +79,11 @@ class Average(MapMixer):
             return state["mean"]
         values = self.heads(self.value(source))
         count = values.shape[2] if mask.keep is None else mask.keep.sum(1).clamp_min(1)[:, None, None, None]
-        mean = (mask.keep_values(values).float().sum(2, keepdim=True) / count).to(values.dtype)
+        mean = (at_least_float32(mask.keep_values(values)).sum(2, keepdim=True) / count).to(values.dtype)
         if state is not None:
             state["mean"] = mean
         return mean
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

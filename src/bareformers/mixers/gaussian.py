@@ -30,10 +30,12 @@ SHORT = 64
     roles={"encoder", "decoder", "cross"},
     paper="You, Sun & Iyyer, ACL 2020, arXiv:2005.00742",
     parameters="2*d*d",
-    state="t*d if role == 'cross' else window*d",
+    state="t*d if role == 'cross' else window*(d + h*normalize)",
 )
 class Gaussian(MapMixer):
     """Each head averages the values around `position + offset` with fixed Gaussian weights, which do not sum to 1."""
+
+    reads_queries = False
 
     @dataclass
     class Options:
@@ -47,6 +49,8 @@ class Gaussian(MapMixer):
                 raise InputError(f"gaussian needs std and length_ratio above 0, not {self.std} and {self.length_ratio}")
             if self.offsets is not None and not self.offsets:
                 raise InputError("gaussian needs at least one offset, as in offsets: [-1, 1]")
+            if self.normalize and max(map(abs, self.offsets or (1,))) > 4 * self.std:
+                raise InputError("gaussian cannot normalize rows whose centre lies over 4 std outside; write a larger std")
 
     def __init__(self, slot: Slot, options: Options) -> None:
         super().__init__(slot, options)
@@ -73,12 +77,11 @@ class Gaussian(MapMixer):
     def weights(self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None) -> Tensor:
         ratio = self.options.length_ratio if context is not None else 1.0
         distance = mask.key_positions[:, None, None, :] - ratio * mask.query_positions[:, None, :, None]
-        weights = self.density(distance - self.centres(x.device))
-        if mask.allowed is not None:
-            weights = weights * mask.allowed
+        distance = distance - self.centres(x.device)
         if self.options.normalize:
-            weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-9)
-        return weights
+            return mask.softmax(-0.5 * (distance / self.options.std) ** 2)
+        weights = self.density(distance)
+        return weights if mask.allowed is None else weights * mask.allowed
 
     def mix(
         self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None, want_weights: bool
@@ -129,17 +132,19 @@ class Gaussian(MapMixer):
         centre = self.options.length_ratio * mask.query_positions[:, None, :] + self.centres(values.device)[..., 0]
         centre = centre.expand(batch, -1, -1)
         start = mask.key_positions.new_zeros(1) if mask.keep is None else mask.keep.int().argmax(1)
+        count = mask.key_positions.new_full((1,), num_keys) if mask.keep is None else mask.keep.sum(1)
+        last = (count - 1).clamp_min(0)[:, None, None]
+        nearest = torch.minimum(centre.clamp_min(0), last)
+        # A normalised row keeps its weight however far from the keys its centre lies.
+        peak = ((nearest - centre) / self.options.std) ** 2 if self.options.normalize else 0.0
         mixed, total = values.new_zeros(batch, num_heads, mask.num_queries, size), torch.zeros_like(centre)
         for tap in range(-self.radius, self.radius + 2):
-            position = centre.floor().long() + tap
-            index = position + start[:, None, None]
-            inside = (position >= 0) & (index < num_keys)
-            weight = self.density(position - centre) * inside
-            index = index.clamp(0, num_keys - 1)
-            if self.options.normalize and mask.keep is not None:
-                total = total + weight * mask.keep.gather(1, index.flatten(1)).view_as(weight)
-            else:
-                total = total + weight
+            position = nearest.floor().long() + tap
+            inside = (position >= 0) & (position <= last)
+            exponent = torch.where(inside, -0.5 * (((position - centre) / self.options.std) ** 2 - peak), -torch.inf)
+            weight = exponent.exp() / (self.options.std * math.sqrt(2 * math.pi))
+            total = total + weight
+            index = (position + start[:, None, None]).clamp(0, num_keys - 1)
             picked = values.gather(2, index[..., None].expand(-1, -1, -1, size))
             mixed = mixed + weight[..., None].to(values.dtype) * picked
-        return mixed / total[..., None].clamp_min(1e-9).to(values.dtype) if self.options.normalize else mixed
+        return mixed / total[..., None].to(values.dtype) if self.options.normalize else mixed

@@ -27,6 +27,8 @@ PAPER = "Tay et al., ICML 2021, arXiv:2005.00743"
 class Random(MapMixer):
     """One learned logit for each pair of positions (section 3.2): softmax(R), the same map for every input."""
 
+    reads_queries = False
+
     def __init__(self, slot: Slot, options: Any) -> None:
         super().__init__(slot, options)
         self.logits = nn.Parameter(torch.empty(slot.num_heads, slot.max_length, slot.max_keys))
@@ -61,7 +63,8 @@ class Random(MapMixer):
         # the same exponentials, and no map per row is made.
         values = self.remember("values", self.value, x, context, state)
         kept = mask.keep.to(values.dtype)  # type: ignore[union-attr]
-        exponentials = (logits[0].float() - logits[0].float().amax(-1, keepdim=True)).exp().to(values.dtype)
+        wide = logits[0].to(torch.promote_types(logits.dtype, torch.float32))
+        exponentials = (wide - wide.amax(-1, keepdim=True)).exp().to(values.dtype)
         sums = torch.einsum("hts,bs->bht", exponentials, kept).clamp_min(torch.finfo(values.dtype).tiny)
         return torch.einsum("hts,bhsd->bhtd", exponentials, mask.keep_values(values)) / sums[..., None], None
 

@@ -1,11 +1,11 @@
 """The one config: sizes, positions, and which mixer and block sit where."""
 
-from __future__ import annotations
-
+# No deferred annotations here: `strict` checks the types of fields only where it sees them as types.
 import dataclasses
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from bareformers.blocks import base as blocks
@@ -40,16 +40,16 @@ class BareConfig(PreTrainedConfig):
     embedding_norm: bool = False
     scale_embedding: bool = True  # multiply token embeddings by sqrt(hidden_size)
     norm: str = "layer"  # or rms
-    norm_eps: float = 1e-5
+    norm_eps: float | int = 1e-5
     block: Any = "pre_ln"
     mixer: Any = "dot_product"
     encoder_mixer: Any = None
     decoder_mixer: Any = None
     cross_mixer: Any = None
     use_bias: bool = True
-    dropout: float = 0.1
-    attention_dropout: float = 0.0
-    initializer_range: float | None = None  # standard deviation; by default 1 / sqrt(inputs) of each linear map
+    dropout: float | int = 0.1
+    attention_dropout: float | int = 0.0
+    initializer_range: float | int | None = None  # standard deviation; by default 1 / sqrt(inputs) of each linear map
     classifier_pooling: str = "mean"  # or first, last
     tie_word_embeddings: bool = True
     use_cache: bool = True
@@ -84,7 +84,7 @@ class BareConfig(PreTrainedConfig):
                 mixers.parse(self.mixer_spec(role, layer), f"{role}_mixer of layer {layer}")
 
     @classmethod
-    def from_recipe(cls, **given: Any) -> BareConfig:
+    def from_recipe(cls, **given: Any) -> "BareConfig":
         """A config from what a recipe says; a key that is not a field is an `InputError` (`PreTrainedConfig` would take it)."""
         known = {field.name for field in dataclasses.fields(cls)}
         for key in given:
@@ -94,7 +94,7 @@ class BareConfig(PreTrainedConfig):
             return cls(**given)
         except InputError:
             raise
-        except (TypeError, ValueError) as error:  # what `strict` says of a value of the wrong type
+        except (TypeError, ValueError, StrictDataclassError) as error:  # what `strict` says of a value of the wrong type
             raise InputError(f"model: {' '.join(str(error).split())}") from error
 
     def num_layers(self, role: str) -> int:

@@ -66,7 +66,7 @@ class BareModel(PreTrainedModel):
         hidden: Tensor,
         labels: Tensor | None,
         loss_only: bool,
-        label_smoothing: float,
+        smoothing: float,
         num_items_in_batch: Tensor | int | None,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Logits [B, T, V] and cross-entropy of `labels` [B, T], -100 where there is nothing to predict.
@@ -81,7 +81,7 @@ class BareModel(PreTrainedModel):
         else:
             logits = self.lm_head(hidden)
             chosen = logits[real]
-        total = F.cross_entropy(chosen.float(), labels[real], label_smoothing=label_smoothing, reduction="sum")
+        total = F.cross_entropy(chosen.float(), labels[real], label_smoothing=smoothing, reduction="sum")
         return total / (real.sum() if num_items_in_batch is None else num_items_in_batch), logits
 
 
@@ -97,7 +97,8 @@ class GenerativeModel(BareModel, GenerationMixin):
     @torch.no_grad()
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """`transformers`' generation with our state; see `GenerationMixin.generate`."""
-        uses_state = kwargs.get("use_cache", self.generation_config.use_cache is not False)
+        config = kwargs.get("generation_config") or self.generation_config
+        uses_state = kwargs.get("use_cache", config.use_cache is not False)
         if uses_state and kwargs.get("past_key_values") is None:
             kwargs["past_key_values"] = self.new_state()
         return super().generate(*args, **kwargs)
@@ -131,7 +132,7 @@ class BareForCausalLM(GenerativeModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         loss_only: bool = False,
-        label_smoothing: float = 0.0,
+        smoothing: float = 0.0,
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
@@ -148,7 +149,7 @@ class BareForCausalLM(GenerativeModel):
         shifted = None
         if labels is not None:
             shifted = F.pad(labels[:, 1:], (0, 1), value=-100)
-        loss, logits = self.likelihood(out.last_hidden_state, shifted, loss_only, label_smoothing, num_items_in_batch)
+        loss, logits = self.likelihood(out.last_hidden_state, shifted, loss_only, smoothing, num_items_in_batch)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -202,7 +203,7 @@ class BareForSeq2SeqLM(GenerativeModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         loss_only: bool = False,
-        label_smoothing: float = 0.0,
+        smoothing: float = 0.0,
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
@@ -233,7 +234,7 @@ class BareForSeq2SeqLM(GenerativeModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
-        loss, logits = self.likelihood(out.last_hidden_state, labels, loss_only, label_smoothing, num_items_in_batch)
+        loss, logits = self.likelihood(out.last_hidden_state, labels, loss_only, smoothing, num_items_in_batch)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
@@ -287,7 +288,7 @@ class BareForMaskedLM(BareModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         loss_only: bool = False,
-        label_smoothing: float = 0.0,
+        smoothing: float = 0.0,
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> MaskedLMOutput:
@@ -299,7 +300,7 @@ class BareForMaskedLM(BareModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
-        loss, logits = self.likelihood(out.last_hidden_state, labels, loss_only, label_smoothing, num_items_in_batch)
+        loss, logits = self.likelihood(out.last_hidden_state, labels, loss_only, smoothing, num_items_in_batch)
         return MaskedLMOutput(loss=loss, logits=logits, hidden_states=out.hidden_states, attentions=out.attentions)
 
 

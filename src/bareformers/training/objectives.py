@@ -15,6 +15,4 @@ class Likelihood:
 
     def __call__(self, model: nn.Module, batch: dict[str, Any], num_labels: Tensor | int | None = None) -> Tensor:
         """The mean over the labels of `batch`; with `num_labels` (of a whole step) the sum divided by it."""
-        return model(
-            **batch, loss_only=True, label_smoothing=self.label_smoothing, num_items_in_batch=num_labels
-        ).loss
+        return model(**batch, loss_only=True, smoothing=self.label_smoothing, num_items_in_batch=num_labels).loss
