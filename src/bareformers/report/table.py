@@ -2,42 +2,44 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from bareformers.report import words
 from bareformers.report.result import Comparison, Difference, VariantResult, difference
 
+_COSTS = ("parameters", "state_bytes", "peak_memory")
 _SPEEDS = ("train_tokens_per_second", "decode_tokens_per_second")
 
 
 def table(comparison: Comparison) -> Table:
-    """One row per variant: quality, its difference to the baseline, cost and speed.
+    """One row per variant: the headline, its difference to the baseline, cost and speed; the report has the rest.
 
     A difference within the spread of the seeds is dim. Speeds stand relative to the baseline's, with its own in tokens
     per second; floors are marked and dim.
     """
     headline = comparison.headline
-    qualities = comparison.keys("quality")
-    costs = comparison.keys("cost")
+    costs = [key for key in _COSTS if key in comparison.keys("cost")]
     speeds = [key for key in _SPEEDS if key in comparison.keys("speed")]
-    result = Table(title=comparison.title or comparison.name, caption=_caption(comparison), title_justify="left",
-                   caption_justify="left")  # fmt: skip
-    result.add_column("variant")
-    for key in qualities:
-        result.add_column(words.label(key), justify="right")
-        if key == headline:
-            result.add_column(f"to {comparison.baseline}", justify="right")
+    result = Table(
+        title=comparison.title or comparison.name,
+        caption=_caption(comparison),
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    result.add_column("variant", no_wrap=True)
+    result.add_column(words.label(headline), justify="right")
+    result.add_column("difference", justify="right")
     for key in (*costs, *speeds):
         result.add_column(words.label(key), justify="right")
     for variant in comparison.variants:
-        cells = [_name(comparison, variant)]
-        for key in qualities:
-            measure = variant.quality.get(key)
-            score = words.NOT_MEASURED if measure is None else words.score(key, measure.value, _like(comparison, key))
-            cells.append(Text(score, style="bold" if key == headline else ""))
-            if key == headline:
-                cells.append(_difference(comparison, variant))
+        measure = variant.quality.get(headline)
+        like = _like(comparison, headline)
+        score = words.NOT_MEASURED if measure is None else words.score(headline, measure.value, like)
+        cells = [_name(comparison, variant), Text(score, style="bold"), _difference(comparison, variant)]
         cells += [Text(words.written(variant.cost.get(key))) for key in costs]
         cells += [_speed(comparison, variant, key) for key in speeds]
         result.add_row(*cells, style="dim" if variant.floor else None)
