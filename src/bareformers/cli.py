@@ -11,6 +11,8 @@ import os
 import shlex
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -26,11 +28,39 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Decorates a verb: what the user got wrong is one sentence and exit code 2, never a traceback."""
+    try:
+        yield
+    except (InputError, Interrupted) as error:
+        fail(error)
+    except KeyboardInterrupt:
+        fail("stopped")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except Exception as error:
+        if is_disk_full(error):
+            fail("no space left on the device; free some, and the same command goes on from the last checkpoint")
+        if isinstance(error, OSError) and error.filename:
+            fail(f"{error.filename}: {error.strerror}")
+        raise
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether a write failed for want of space; torch says so only in its own words."""
+    said = ("No space left", "PytorchStreamWriter failed", "unexpected pos")
+    return isinstance(error, OSError) and error.errno == errno.ENOSPC or any(words in str(error) for words in said)
+
+
 Folder = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart/gaussian/seed0.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to the recipe, as key.sub=value.")]
 
 
 @app.command()
+@plain_errors()
 def run(
     recipe: Annotated[Path, typer.Argument(help="A recipe (YAML); see the folder recipes/.")],
     overrides: Overrides = None,
@@ -58,7 +88,10 @@ def run(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="The folder of a comparison, such as runs/quickstart.")]) -> None:
+@plain_errors()
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder of a comparison, such as runs/quickstart.")],
+) -> None:
     """Build report.html again from the files of a comparison (no torch needed)."""
     from bareformers.report import html
 
@@ -66,10 +99,12 @@ def report(folder: Annotated[Path, typer.Argument(help="The folder of a comparis
 
 
 @app.command()
+@plain_errors()
 def evaluate(
     folder: Folder,
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes to data and evaluation: data.test=test_2017, evaluation.beams=1.")
+        list[str] | None,
+        typer.Argument(help="Changes to data and evaluation: data.test=test_2017, evaluation.beams=1."),
     ] = None,
 ) -> None:
     """Score a trained run again, on its own test side or on another."""
@@ -77,7 +112,11 @@ def evaluate(
     from bareformers import run as running
 
     model, data, settings = running.reload(folder, overrides or [])
-    scores, signature, _ = running.evaluate(model, data, settings)
+    for note in data.notes:
+        print(note, file=sys.stderr)
+    scores, signature, _, remarks = running.evaluate(model, data, settings)
+    for remark in remarks:
+        print(remark, file=sys.stderr)
     for name, measure in scores.items():
         print(f"{name:14s} {measure.value:10.4f} {measure.unit}")
     if signature:
@@ -85,9 +124,13 @@ def evaluate(
 
 
 @app.command()
+@plain_errors()
 def translate(
     folder: Folder,
-    beams: Annotated[int, typer.Option(min=1, help="Width of beam search; 1 is greedy.")] = 4,
+    beams: Annotated[
+        int | None,
+        typer.Option(min=1, help="Width of beam search, 1 is greedy; by default what the run was scored with."),
+    ] = None,
 ) -> None:
     """Translate standard input, line by line."""
     quiet()
@@ -96,17 +139,21 @@ def translate(
     model, tokenizer = running.load_model(folder)
     if not model.config.is_encoder_decoder:
         raise InputError(f"{folder} holds a language model, which does not translate; use `bareformers generate`")
-    for line in running.translate(model, tokenizer, read_lines(), beams):
+    settings = running.settings_of(folder)
+    for line in running.translate(
+        model, tokenizer, read_lines(), beams or settings["beams"], settings["length_penalty"]
+    ):
         print(line, flush=True)
 
 
 @app.command()
+@plain_errors()
 def generate(
     folder: Folder,
     prompt: Annotated[str | None, typer.Option(help="What to continue; standard input where not given.")] = None,
     tokens: Annotated[int, typer.Option(min=1, help="The most tokens to add.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.8,
-    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of sampling.")] = 0,
 ) -> None:
     """Continue a prompt with a language model."""
     quiet()
@@ -120,27 +167,32 @@ def generate(
 
 
 @app.command(name="list")
+@plain_errors()
 def list_names(
     kind: Annotated[str, typer.Argument(help="mixers, blocks or sources; all by default.")] = "",
 ) -> None:
     """Show what a recipe may name: mixers, blocks and data sources."""
     kinds = {"mixers": mixer_rows, "blocks": block_rows, "sources": source_rows}
     if kind and kind not in kinds:
-        raise unknown("list", kind, kinds)
+        raise unknown("kind of name", kind, kinds)
     quiet()
     from rich.console import Console
     from rich.table import Table
 
     for name in [kind] if kind else kinds:
         rows = kinds[name]()
+        caption = LEGEND if name == "mixers" else None
         table = Table(*rows[0], title=name, title_justify="left", title_style="bold", box=None, header_style="dim")
+        table.caption, table.caption_justify = caption, "left"
         for row in rows[1:]:
             table.add_row(*row)
         Console().print(table)
 
 
+LEGEND = "d: width, h: heads, n: maximum length, m: that of the context, t: positions so far; parameters without biases"
+
+
 def mixer_rows() -> list[tuple[str, ...]]:
-    """d: width, h: heads, n: max_position_embeddings, m: that of the context, t: positions so far."""
     from bareformers.registry import mixers
 
     heading = ("name", "what it does", "roles", "parameters", "state per layer", "options", "paper")
@@ -190,7 +242,6 @@ def quiet() -> None:
     """Keep the libraries below from talking over our own lines."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     from transformers.utils import logging
@@ -215,17 +266,5 @@ def fail(sentence: Any) -> NoReturn:
 
 
 def main() -> None:
-    """The entry point: what the user got wrong is one sentence and exit code 2, never a traceback."""
-    try:
-        app()
-    except (InputError, Interrupted) as error:
-        fail(error)
-    except KeyboardInterrupt:
-        fail("stopped; what was finished is kept, and the same command goes on from the last checkpoint")
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC or "No space left" in str(error):
-            fail("no space left on the device; free some, and the same command goes on from the last checkpoint")
-        raise
+    """The entry point."""
+    app()

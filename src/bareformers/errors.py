@@ -18,6 +18,10 @@ class Interrupted(Exception):
     """Training was stopped by a signal after its checkpoint was written; the message says how to resume."""
 
 
+class Diverged(Exception):
+    """The loss of a run is no number any more; the message names run and step."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the known name closest to `name`, or an empty string."""
     matches = get_close_matches(str(name), list(known), n=1, cutoff=0.5)

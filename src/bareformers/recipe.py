@@ -42,7 +42,7 @@ class Task(Section):
     name: Literal["language_modelling", "translation"] = "language_modelling"
     vocab_size: Count = 8000  # of the BPE tokenizer, trained on the training side only
     max_length: Annotated[int, Field(ge=2)] = 128  # tokens of a packed block, or of the longest sentence
-    too_long: Literal["drop", "cut", "error"] = "drop"  # training sentences beyond max_length; counted and reported
+    too_long: Literal["drop", "cut", "error"] = "drop"  # translation: pairs beyond max_length, counted
 
 
 class Budget(Section):
@@ -86,14 +86,18 @@ class Training(Section):
     @model_validator(mode="after")
     def _average(self) -> Training:
         if self.average_checkpoints > self.checkpoints:
-            raise ValueError(f"average_checkpoints {self.average_checkpoints} is more than checkpoints {self.checkpoints}")
+            raise ValueError(
+                f"average_checkpoints {self.average_checkpoints} is more than checkpoints {self.checkpoints}"
+            )
+        if self.average_checkpoints and self.early_stopping:
+            raise ValueError("average_checkpoints and early_stopping both choose the final weights; give one of them")
         return self
 
 
 class Evaluation(Section):
     """What is measured once training has ended."""
 
-    beams: Count = 4
+    beams: Count = 4  # of translations
     length_penalty: float = 1.0
     batch_tokens: Count = 2048
     max_sentences: Count | None = None  # of the test side that are translated; all by default
@@ -114,7 +118,7 @@ class Recipe(Section):
     baseline: str = ""  # the first variant by default
     training: Training
     evaluation: Evaluation = Evaluation()
-    seeds: Annotated[list[int], Field(min_length=1)] = [0]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)] = [0]
     output: str = ""  # folder; runs/<name> by default
     plugins: list[str] = []  # modules to import that register mixers, blocks or sources
 
@@ -127,7 +131,9 @@ class Recipe(Section):
                 raise ValueError(f"variant {name!r} names a folder: use letters, digits, '_', '-', '+' and '.'")
         if self.baseline and self.baseline not in self.variants:
             known = ", ".join(self.variants)
-            raise ValueError(f"baseline {self.baseline!r} is no variant{nearest(self.baseline, self.variants)} ({known})")
+            raise ValueError(
+                f"baseline {self.baseline!r} is no variant{nearest(self.baseline, self.variants)} ({known})"
+            )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds repeat")
         return self
@@ -138,13 +144,17 @@ class Recipe(Section):
 
     @property
     def folder(self) -> Path:
-        return Path(self.output or f"runs/{self.name}")
+        return Path(self.output or f"runs/{self.name}").expanduser()
 
     def training_for(self, variant: str) -> Training:
         """The training section, with what `variant` changes of it (never the budget: that would be unfair)."""
         changes = self.variants[variant].get("training") or {}
-        if "budget" in changes:
-            raise InputError(f"variant {variant!r} changes the budget; every variant has the same")
+        if not isinstance(changes, dict):
+            raise InputError(f"variants.{variant}.training is a mapping of keys to change, not {changes!r}")
+        if unfair := sorted({"budget", "batch_tokens", "accumulate"} & set(changes)):
+            raise InputError(
+                f"variant {variant!r} changes training.{unfair[0]}; every variant has the same data and budget"
+            )
         merged = OmegaConf.to_container(OmegaConf.merge(self.training.model_dump(), changes))
         return validated(Training, merged, f"variants.{variant}.training")
 
@@ -164,28 +174,38 @@ def load(path: Path, overrides: list[str] | None = None) -> Recipe:
         raise InputError(f"there is no recipe {path}")
     try:
         given = OmegaConf.create(path.read_text(encoding="utf-8"))
+        for override in overrides or []:
+            _override(given, override)
+        plain = OmegaConf.to_container(given, resolve=True)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 (byte {error.start})") from error
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not OmegaConf.is_dict(given):
-        raise InputError(f"{path} should hold a mapping with name, data, variants and training")
-    for override in overrides or []:
-        key, equals, value = override.partition("=")
-        if not equals or not key:
-            raise InputError(f"{override!r} is no override; write key=value, as in training.learning_rate=0.001")
-        OmegaConf.update(given, key, yaml.safe_load(value) if value else None, force_add=True)
-        if key.startswith("training.budget.") and key.split(".")[2] in Budget.model_fields:
-            for other in set(Budget.model_fields) - {key.split(".")[2]}:
-                given.training.budget.pop(other, None)
-    try:
-        plain = OmegaConf.to_container(given, resolve=True)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(plain, dict):
+        raise InputError(f"{path} should hold a mapping with name, data, variants and training")
     recipe = validated(Recipe, plain, str(path))
     for variant in recipe.variants:
         recipe.training_for(variant)
     return recipe
+
+
+def _override(given: Any, override: str) -> None:
+    """Apply `key.sub=value`; a new kind of budget replaces the old."""
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"{override!r} is no override; write key=value, as in training.learning_rate=0.001")
+    try:
+        OmegaConf.update(given, key, yaml.safe_load(value) if value else None, force_add=True)
+    except (OmegaConfBaseException, yaml.YAMLError, TypeError, ValueError, KeyError) as error:
+        raise InputError(f"{override!r} cannot be applied: {' '.join(str(error).split())}") from error
+    kind = key.removeprefix("training.budget.")
+    if kind in Budget.model_fields:
+        for other in set(Budget.model_fields) - {kind}:
+            given.training.budget.pop(other, None)
 
 
 def validated(cls: type[Any], given: Any, where: str) -> Any:
@@ -198,7 +218,8 @@ def validated(cls: type[Any], given: Any, where: str) -> Any:
 
 def _sentence(cls: type[BaseModel], error: ValidationError) -> str:
     """The first thing that is wrong, in words."""
-    first = error.errors()[0]
+    errors = error.errors()
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     path = [str(part) for part in first["loc"]]
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
@@ -207,7 +228,11 @@ def _sentence(cls: type[BaseModel], error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{key} is missing"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}" + (f", not {first['input']!r}" if first["type"] != "value_error" else "") if key else message
+    return (
+        f"{key}: {message}" + (f", not {first['input']!r}" if first["type"] != "value_error" else "")
+        if key
+        else message
+    )
 
 
 def _fields_at(cls: type[BaseModel], path: list[str]) -> list[str]:

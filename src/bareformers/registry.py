@@ -33,8 +33,11 @@ class Registry:
         """Register `cls` as `name` (snake_case, not taken)."""
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             raise InputError(f"a {self.kind} needs a name in snake_case, not {name!r}")
-        if name in self._classes and self._classes[name].__qualname__ != cls.__qualname__:
-            raise InputError(f"{self.kind} {name!r} is already registered by {self._classes[name].__module__}")
+        if (there := self._classes.get(name)) and (there.__module__, there.__qualname__) != (
+            cls.__module__,
+            cls.__qualname__,
+        ):
+            raise InputError(f"{self.kind} {name!r} is registered twice, by {there.__module__} and by {cls.__module__}")
         self._classes[name] = cls
         return cls
 
@@ -44,6 +47,18 @@ class Registry:
         if name not in self._classes:
             raise unknown(self.kind, name, self._classes)
         return self._classes[name]
+
+    def parse(self, spec: Any, where: str) -> tuple[Any, Any]:
+        """The class and the checked options of what a user wrote: `gaussian` or `{name: gaussian, std: 0.5}`."""
+        given = {"name": spec} if isinstance(spec, str) else spec
+        if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+            raise InputError(
+                f"{where} is a name or a mapping with a name, such as {{name: {self.names()[0]}}}, not {spec!r}"
+            )
+        cls = self.get(given["name"])
+        options = getattr(cls, "Options", cls)
+        rest = {key: value for key, value in given.items() if key != "name"}
+        return cls, checked(options, rest, f"{self.kind} {given['name']!r} ({where})")
 
     def names(self) -> list[str]:
         self._load()
@@ -113,27 +128,25 @@ def source(name: str) -> Callable[[T], T]:
     return register
 
 
-def options(cls: Any, given: dict[str, Any], where: str) -> Any:
-    """Build the options dataclass `cls` from what a user wrote; `where` names it in errors (`mixer 'gaussian'`).
+def checked(cls: Any, given: dict[str, Any], where: str) -> Any:
+    """An instance of the options dataclass `cls` from what a user wrote; `where` names it in errors.
 
-    Lists become tuples where the field is a tuple, so that YAML and Python users write the same.
+    An unknown key, a missing one or a value of the wrong type is an `InputError` in one sentence.
     """
+    from pydantic import TypeAdapter, ValidationError
+
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for key in given:
         if key not in fields:
             known = f"its options are {', '.join(fields)}" if fields else "it takes no options"
             raise InputError(f"{where} has no option {key!r}{nearest(key, fields) or ':'} {known}")
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in given
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise InputError(f"{where} needs {', '.join(missing)}")
-    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     try:
-        return cls(**plain)
-    except (TypeError, ValueError) as error:
-        raise error if isinstance(error, InputError) else InputError(f"{where}: {error}") from error
+        return TypeAdapter(cls).validate_python(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if part in fields)
+        if first["type"] == "missing":
+            raise InputError(f"{where} needs {key}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        said = message if first["type"] == "value_error" else f"{message}, not {first['input']!r}"
+        raise InputError(f"{where}: {key + ': ' if key else ''}{said}") from None

@@ -1,15 +1,17 @@
 """Carries out a recipe: variants x seeds -> run folders -> results -> report.
 
-Each stage leaves its outcome on disk, so that a comparison that was stopped, at whatever point, goes on from there when the
-same command is given again, and nothing is trained twice.
+Each stage leaves its outcome on disk, so that a comparison that was stopped, at whatever point, goes on from there when
+the same command is given again, and nothing is trained twice.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,16 +26,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from bareformers import registry
 from bareformers.data.batching import BatchPlan, evaluation_batches
-from bareformers.data.examples import IGNORED, Examples
+from bareformers.data.examples import Examples
 from bareformers.data.tasks import TaskData, prepare
-from bareformers.errors import InputError, Interrupted
+from bareformers.errors import Diverged, InputError, Interrupted
 from bareformers.measure import cost, environment, quality, speed
 from bareformers.measure.maps import maps
 from bareformers.models import BareConfig, BareForCausalLM, BareForSeq2SeqLM
 from bareformers.recipe import Evaluation, Recipe, Task, Training, validated
 from bareformers.report import html
 from bareformers.report.result import Comparison, Measure, RunResult, aggregate, write_csv, write_whole
-from bareformers.training.objectives import Likelihood
+from bareformers.training.ledger import Ledger, Spent, saved
+from bareformers.training.objectives import CrossEntropy
 from bareformers.training.trainer import BareTrainer
 
 MODELS = {"language_modelling": BareForCausalLM, "translation": BareForSeq2SeqLM}
@@ -45,7 +48,7 @@ TIMED_BATCHES = 3  # a call, when training is timed
 Log = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One variant with one seed, and the folder it lives in."""
 
@@ -53,6 +56,7 @@ class Run:
     seed: int
     folder: Path
     config: BareConfig
+    size: int  # parameters
     training: Training
     recipe: dict[str, Any]
 
@@ -80,36 +84,35 @@ def run(recipe: Recipe, command: str, log: Log = print) -> Comparison:
     claim(recipe, runs)
     try:
         for each in runs:
-            if each.result_file.exists():
-                log(f"{each.label}: finished before")
-                continue
-            train(each, data, log)
-    except Interrupted as stopped:
-        raise Interrupted(f"{stopped}; resume with: {command}") from None
-    if recipe.evaluation.speed_rounds:
-        time_variants(runs, data, recipe.evaluation.speed_rounds, log)
-    results = [RunResult.load(each.result_file) for each in runs]
+            carry_out(each, data, log)
+        if recipe.evaluation.speed_rounds:
+            time_variants(runs, data, recipe.evaluation.speed_rounds, log)
+    except (Interrupted, KeyboardInterrupt) as stopped:
+        raise Interrupted(f"{str(stopped) or 'stopped'}; resume with: {command}") from None
     comparison = aggregate(
-        results,
+        [RunResult.load(each.result_file) for each in runs],
         name=recipe.name,
         command=command,
         baseline=recipe.baseline_name,
         headline=HEADLINES[recipe.task.name],
         description=recipe.description,
         order=list(recipe.variants),
-        environment=environment.describe(),
+        environment=environment.describe(recipe.training.precision),
         recipe=recipe.model_dump(mode="json"),
-        notes=[*data.notes, *floor_note(results)],
+        notes=data.notes
+        if len(data.test)
+        else [*data.notes, "There is no test side: all scores are of the validation side."],
     )
     comparison.save(recipe.folder / "result.json")
     write_csv(comparison, recipe.folder / "results.csv")
-    write_whole(recipe.folder / "recipe.yaml", recipe.dump())
     html.build(recipe.folder)
     return comparison
 
 
 def import_plugins(modules: Sequence[str]) -> None:
-    """Import the modules that register mixers, blocks and sources of the user's own."""
+    """Import the modules that register mixers, blocks and sources of the user's own, from the current folder too."""
+    if modules and "" not in sys.path:
+        sys.path.insert(0, "")
     for module in modules:
         try:
             importlib.import_module(module)
@@ -119,11 +122,7 @@ def import_plugins(modules: Sequence[str]) -> None:
 
 def load_data(section: dict[str, Any], task: Task, tokenizer: Any = None) -> TaskData:
     """Read the corpus that the data section of a recipe names, and prepare its task."""
-    given = dict(section)
-    name = given.pop("name", None)
-    if name is None:
-        raise InputError(f"data needs the name of a source: {', '.join(registry.sources.names())}")
-    source = registry.options(registry.sources.get(name), given, f"data source {name!r}")
+    _, source = registry.sources.parse(section, "data")
     return prepare(source.load(), task.name, task.vocab_size, task.max_length, task.too_long, tokenizer=tokenizer)
 
 
@@ -132,8 +131,11 @@ def expand(recipe: Recipe, data: TaskData) -> list[Run]:
     runs = []
     for variant in recipe.variants:
         config = configure(recipe, variant, data)
-        with torch.device("meta"):
-            MODELS[recipe.task.name](config)
+        try:
+            with torch.device("meta"):
+                size = cost.num_parameters(MODELS[data.task](config))
+        except InputError as error:
+            raise InputError(f"variant {variant!r}: {error}") from None
         training = recipe.training_for(variant)
         for seed in recipe.seeds:
             resolved = {
@@ -146,7 +148,8 @@ def expand(recipe: Recipe, data: TaskData) -> list[Run]:
                 "training": training.model_dump(mode="json"),
                 "evaluation": recipe.evaluation.model_dump(mode="json"),
             }
-            runs.append(Run(variant, seed, recipe.folder / variant / f"seed{seed}", config, training, resolved))
+            folder = recipe.folder / variant / f"seed{seed}"
+            runs.append(Run(variant, seed, folder, config, size, training, resolved))
     return runs
 
 
@@ -163,7 +166,15 @@ def configure(recipe: Recipe, variant: str, data: TaskData) -> BareConfig:
     }
     given = recipe.model_for(variant)
     if taken := sorted(set(given) & set(fixed)):
-        raise InputError(f"variant {variant!r}: {taken[0]} follows from the data and the task; leave it out of the model")
+        raise InputError(
+            f"variant {variant!r}: {taken[0]} follows from the data and the task; leave it out of the model"
+        )
+    unused = {"encoder_mixer", "cross_mixer", "num_encoder_layers"} & set(given)
+    if unused and not fixed["is_encoder_decoder"]:
+        raise InputError(f"variant {variant!r}: a language model has no encoder, so {min(unused)} would do nothing")
+    length = given.get("max_position_embeddings", recipe.task.max_length)
+    if isinstance(length, int) and length < recipe.task.max_length:
+        raise InputError(f"variant {variant!r}: max_position_embeddings {length} is less than task.max_length")
     try:
         return BareConfig.from_recipe(**{"max_position_embeddings": recipe.task.max_length, **given, **fixed})
     except InputError as error:
@@ -171,19 +182,18 @@ def configure(recipe: Recipe, variant: str, data: TaskData) -> BareConfig:
 
 
 def claim(recipe: Recipe, runs: Sequence[Run]) -> None:
-    """Make the run folders, or go on in those that are there; one that belongs to another recipe is refused."""
+    """Make the folders, or go on in those that are there; what belongs to another recipe is refused."""
+    shared = {"data": recipe.data, "task": recipe.task.model_dump(mode="json"), "model": recipe.model}
+    refuse_other(recipe.folder, shared, f"write output=<another folder>, another name, or remove {recipe.folder}")
     for each in runs:
-        there = each.folder / "recipe.yaml"
-        if there.exists():
-            found = yaml.safe_load(there.read_text(encoding="utf-8"))
-            if key := _first_difference(found, each.recipe):
-                raise InputError(
-                    f"{each.folder} belongs to another recipe: {key} differs; "
-                    f"write output=<another folder>, or remove {recipe.folder}"
-                )
-        elif each.folder.exists() and any(each.folder.iterdir()):
-            raise InputError(f"{each.folder} holds files that are not a run; write output=<another folder>")
-    needed = sum(4 * cost.num_parameters(_meta(each)) * (4 + max(each.training.average_checkpoints, 1)) for each in runs)
+        advice = f"write output=<another folder>, or remove {each.folder} to train it again"
+        refuse_other(each.folder, {key: each.recipe[key] for key in ("data", "task", "model", "training")}, advice)
+    unfinished = [each for each in runs if not each.result_file.exists()]
+    # A model in float32 for each run; while one trains, checkpoints with two moments beside each weight.
+    kept = [4 * each.size for each in unfinished]
+    needed = sum(kept) + max(
+        (12 * each.size * (each.training.average_checkpoints + 2) for each in unfinished), default=0
+    )
     recipe.folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(recipe.folder).free
     if free < needed:
@@ -191,77 +201,128 @@ def claim(recipe: Recipe, runs: Sequence[Run]) -> None:
             f"{recipe.folder} has {free / 1e6:,.0f} MB free and this comparison may need {needed / 1e6:,.0f} MB; "
             f"free some, or write output=<a folder elsewhere>"
         )
+    write_whole(recipe.folder / "recipe.yaml", recipe.dump())
     for each in runs:
-        each.folder.mkdir(parents=True, exist_ok=True)
+        if (
+            each.result_file.exists()
+            and read_yaml(each.folder / "recipe.yaml")["evaluation"] != each.recipe["evaluation"]
+        ):
+            each.result_file.unlink()  # trained already, but to be evaluated in another way
         write_whole(each.folder / "recipe.yaml", yaml.safe_dump(each.recipe, sort_keys=False, allow_unicode=True))
 
 
-def _meta(each: Run) -> torch.nn.Module:
-    with torch.device("meta"):
-        return MODELS[each.recipe["task"]["name"]](each.config)
+def refuse_other(folder: Path, expected: dict[str, Any], advice: str) -> None:
+    """An `InputError` where `folder` holds something else than what a recipe with these sections would write."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; {advice}")
+    there = folder / "recipe.yaml"
+    if not there.exists():
+        if folder.is_dir() and any(path.is_file() for path in folder.iterdir()):
+            raise InputError(f"{folder} holds files of something else; {advice}")
+        return
+    found = read_yaml(there)
+    for section, wanted in expected.items():
+        if key := first_difference(found.get(section), wanted, section):
+            raise InputError(f"{folder} belongs to another recipe: {key} differs; {advice}")
 
 
-def _first_difference(one: Any, other: Any, path: str = "") -> str | None:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping that we wrote; a damaged file is an `InputError`."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is damaged: it holds no recipe")
+    return found
+
+
+def first_difference(one: Any, other: Any, path: str) -> str | None:
     """Where two resolved recipes differ, as a dotted key."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in [*one, *(key for key in other if key not in one)]:
-            here = f"{path}.{key}" if path else str(key)
             if key not in one or key not in other:
-                return here
-            if found := _first_difference(one[key], other[key], here):
+                return f"{path}.{key}"
+            if found := first_difference(one[key], other[key], f"{path}.{key}"):
                 return found
         return None
-    plain = json.dumps(one, default=str), json.dumps(other, default=str)
-    return None if plain[0] == plain[1] else path
+    return None if json.dumps(one, default=str) == json.dumps(other, default=str) else path
 
 
-def train(each: Run, data: TaskData, log: Log) -> None:
-    """Train and evaluate one run; its `result.json` comes last."""
-    history = each.folder / "log.txt"
+def carry_out(each: Run, data: TaskData, log: Log) -> None:
+    """Train and evaluate one run, as far as that is not done; its `result.json` comes last."""
+    if each.result_file.exists():
+        RunResult.load(each.result_file)
+        log(f"{each.label}: finished before")
+        return
 
     def note(sentence: str) -> None:
         log(f"{each.label}: {sentence}")
-        with history.open("a", encoding="utf-8") as file:
+        with (each.folder / "log.txt").open("a", encoding="utf-8") as file:
             file.write(sentence + "\n")
 
+    result = RunResult(
+        variant=each.variant, seed=each.seed, floor=is_floor(each.config), description=describe(each.config)
+    )
+    try:
+        spent = train(each, data, note)
+    except Diverged as error:
+        note(f"{error}; it counts as diverged, and the others go on")
+        result.status, result.quality = "diverged", {HEADLINES[data.task]: Measure(value=math.nan)}
+        result.save(each.result_file)
+        return
+    model, _ = load_model(each.folder)
+    model.to(environment.default_device())
+    result.quality, result.signature, outputs, remarks = evaluate(model, data, each.recipe["evaluation"])
+    for remark in remarks:
+        note(remark)
+    write_samples(each.folder, outputs, data)
+    np.savez_compressed(each.folder / "maps.npz", **draw(model, data))
+    result.cost = measure_cost(model, each, data)
+    result.budget = {
+        "asked": each.training.budget.model_dump(exclude_none=True),
+        "tokens": spent.tokens,
+        "steps": spent.steps,
+        "seconds": round(spent.seconds, 1),
+        "epochs": round(spent.tokens / int(data.train.label_tokens.sum()), 3),
+    }
+    result.save(each.result_file)
+    note(", ".join(f"{name} {measure.value:.4g}" for name, measure in result.quality.items()))
+
+
+def train(each: Run, data: TaskData, note: Log) -> Spent:
+    """Train one run and save its model, unless that was done before; returns what it spent."""
+    if (each.folder / "model" / Ledger.FILE).exists():
+        return saved(each.folder / "model")
     set_seed(each.seed)
     model = MODELS[data.task](each.config)
-    write_whole(each.folder / "environment.json", json.dumps(environment.describe(), indent=1) + "\n")
-    note(f"{describe(each.config)}; {cost.num_parameters(model):,} parameters")
+    described = environment.describe(each.training.precision)
+    write_whole(each.folder / "environment.json", json.dumps(described, indent=1) + "\n")
+    note(f"{describe(each.config)}; {each.size:,} parameters")
 
     def validate(model: Any) -> float:
         batches = padded(data, data.validation, each.recipe["evaluation"]["batch_tokens"])
         return quality.likelihood(model, (batch for _, batch in batches), causal=is_causal(data)).loss
 
     trainer = BareTrainer(
-        model, each.training, data.train, data.collate, validate, each.folder, each.seed, label=each.label
+        model,
+        each.training,
+        data.train,
+        data.collate,
+        is_causal(data),
+        validate,
+        each.folder,
+        each.seed,
+        label=each.label,
     )
     trainer.fit()
     spent = trainer.ledger.spent
     note(f"trained on {spent.tokens:,} tokens in {spent.steps:,} steps and {spent.seconds:,.0f} seconds")
     model.save_pretrained(each.folder / "model")
     data.tokenizer.save_pretrained(each.folder / "model")
-    scores, signature, outputs = evaluate(model, data, each.recipe["evaluation"])
-    write_samples(each.folder, outputs, data)
-    np.savez_compressed(each.folder / "maps.npz", **draw(model, data))
-    RunResult(
-        variant=each.variant,
-        seed=each.seed,
-        floor=is_floor(each.config),
-        description=describe(each.config),
-        quality=scores,
-        cost=weigh(model, each, data),
-        budget={
-            "asked": each.training.budget.model_dump(exclude_none=True),
-            "tokens": spent.tokens,
-            "steps": spent.steps,
-            "seconds": round(spent.seconds, 1),
-            "epochs": round(spent.tokens / int(data.train.label_tokens.sum()), 3),
-        },
-        signature=signature,
-    ).save(each.result_file)
-    shutil.rmtree(trainer.checkpoints, ignore_errors=True)
-    note(", ".join(f"{name} {measure.value:.4g}" for name, measure in scores.items()))
+    trainer.ledger.save(each.folder / "model")
+    trainer.remove_checkpoints()
+    return spent
 
 
 def is_causal(data: TaskData) -> bool:
@@ -291,14 +352,13 @@ class Output:
 
 def evaluate(
     model: Any, data: TaskData, settings: dict[str, Any]
-) -> tuple[dict[str, Measure], str | None, list[Output]]:
-    """Quality on the test side: scores, sacreBLEU's signature, and outputs beside references.
+) -> tuple[dict[str, Measure], str | None, list[Output], list[str]]:
+    """Quality on the test side: scores, sacreBLEU's signature, outputs beside references, and remarks.
 
     Args:
         settings: the evaluation section of a recipe.
     """
     examples = held_out(data)
-    model = model.to(environment.default_device())
     batches = (batch for _, batch in padded(data, examples, settings["batch_tokens"]))
     found = quality.likelihood(model, batches, examples.num_bytes, is_causal(data))
     scores = {
@@ -308,19 +368,20 @@ def evaluate(
     if is_causal(data):
         assert found.bits_per_byte is not None
         scores = {"bits_per_byte": Measure(value=found.bits_per_byte, unit="bits/byte", better="lower"), **scores}
-        return scores, None, continuations(model, data, settings)
-    outputs = translations(model, data, settings)
+        return scores, None, continuations(model, data, settings), []
+    outputs, num_unfinished = translations(model, data, settings)
     translated = quality.translation_scores([each.output for each in outputs], [each.reference for each in outputs])
     scores = {
         "bleu": Measure(value=translated.bleu, unit="BLEU", better="higher"),
         "chrf": Measure(value=translated.chrf, unit="chrF", better="higher"),
         **scores,
     }
-    return scores, translated.signature, outputs[: settings["samples"]]
+    remarks = [f"{num_unfinished} of {len(outputs)} translations ran to the maximum length"] if num_unfinished else []
+    return scores, translated.signature, outputs[: settings["samples"]], remarks
 
 
-def translations(model: Any, data: TaskData, settings: dict[str, Any]) -> list[Output]:
-    """Beam search over the test side."""
+def translations(model: Any, data: TaskData, settings: dict[str, Any]) -> tuple[list[Output], int]:
+    """Beam search over the test side, and how many outputs ran to the maximum length without ending."""
     examples = held_out(data)
     count = min(settings["max_sentences"] or len(examples), len(examples))
     rows = (
@@ -335,22 +396,24 @@ def translations(model: Any, data: TaskData, settings: dict[str, Any]) -> list[O
         beams=settings["beams"],
         length_penalty=settings["length_penalty"],
     )
-    return [
-        Output(*examples.texts[index], output) for index, output in enumerate(decoded.texts)
-    ]
+    outputs = [Output(*examples.texts[index], text.strip()) for index, text in enumerate(decoded.texts)]
+    return outputs, decoded.num_unfinished
 
 
 def continuations(model: Any, data: TaskData, settings: dict[str, Any]) -> list[Output]:
-    """Greedy continuations of the first half of a few test blocks, beside what really follows."""
+    """Greedy continuations of the first half of a few test chunks, beside what really follows."""
     examples = held_out(data)
     half = min(model.config.max_position_embeddings, int(examples.lengths.max())) // 2
     length = min(settings["sample_tokens"], half)
+    whole = np.flatnonzero(examples.lengths >= half + length)
     found = []
-    for index in np.linspace(0, len(examples) - 1, min(settings["samples"], len(examples))).astype(int).tolist():
+    for index in whole[np.linspace(0, len(whole) - 1, min(settings["samples"], len(whole))).astype(int)].tolist():
         ids = [int(token) for token in examples[index]["input_ids"][: half + length]]
         prompt = torch.tensor([ids[:half]])
         decoded = quality.decode(model, data.tokenizer, [([0], {"input_ids": prompt})], max_new_tokens=length)
-        prompt_text, reference = (data.tokenizer.decode(part, skip_special_tokens=True) for part in (ids[:half], ids[half:]))
+        prompt_text, reference = (
+            data.tokenizer.decode(part, skip_special_tokens=True) for part in (ids[:half], ids[half:])
+        )
         found.append(Output(prompt_text, reference, decoded.texts[0]))
     return found
 
@@ -364,7 +427,7 @@ def write_samples(folder: Path, outputs: list[Output], data: TaskData) -> None:
     write_whole(folder / "samples.json", json.dumps({"kind": kind, "samples": samples}, ensure_ascii=False) + "\n")
 
 
-def weigh(model: Any, each: Run, data: TaskData) -> dict[str, Measure]:
+def measure_cost(model: Any, each: Run, data: TaskData) -> dict[str, Measure]:
     """Parameters, decoding state and peak memory of a training step, measured."""
     device = model.device
     length = min(each.recipe["task"]["max_length"], model.config.max_position_embeddings)
@@ -372,7 +435,7 @@ def weigh(model: Any, each: Run, data: TaskData) -> dict[str, Measure]:
     inputs = {"input_ids": tokens}
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = tokens
-    batch = next(timed_batches(each, data))
+    batch = timed_batches(each.training, data)[0]
 
     def step() -> None:
         training_step(model, batch, each.training, device)
@@ -383,62 +446,67 @@ def weigh(model: Any, each: Run, data: TaskData) -> dict[str, Measure]:
     parameters = cost.num_parameters(model)
     return {
         "parameters": Measure(value=parameters, better="lower"),
-        "parameters_without_embeddings": Measure(value=parameters - cost.num_embedding_parameters(model), better="lower"),
+        "parameters_without_embeddings": Measure(
+            value=parameters - cost.num_embedding_parameters(model), better="lower"
+        ),
         "state_bytes": Measure(value=cost.state_bytes(model, inputs), unit="bytes", better="lower"),
         "peak_memory": Measure(value=peak, unit="bytes", better="lower"),
     }
 
 
-def timed_batches(each: Run, data: TaskData) -> Iterator[dict[str, Tensor]]:
-    """The first training batches of seed 0: the same for every variant."""
-    plan = BatchPlan(
-        data.train.lengths, data.train.label_tokens, each.training.batch_tokens, seed=0, steps=TIMED_BATCHES
-    )
-    return (data.collate([data.train[index] for index in indices]) for indices in plan)
+def timed_batches(training: Training, data: TaskData) -> list[dict[str, Tensor]]:
+    """The first training batches of seed 0, the same for every variant."""
+    plan = BatchPlan(data.train.lengths, data.train.label_tokens, training.batch_tokens, seed=0, steps=TIMED_BATCHES)
+    return [data.collate([data.train[index] for index in indices]) for indices in plan]
 
 
 def training_step(model: Any, batch: dict[str, Tensor], training: Training, device: torch.device) -> None:
     """Forward and backward of one batch, in the precision that training uses."""
     inputs = {name: tensor.to(device) for name, tensor in batch.items()}
-    bf16 = training.precision == "bf16" or training.precision == "auto" and environment.bf16_pays(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        loss = Likelihood(training.label_smoothing)(model, inputs)
+    with torch.autocast(device.type, torch.bfloat16, enabled=environment.uses_bf16(training.precision, device)):
+        loss = CrossEntropy(training.label_smoothing)(model, inputs)
     loss.backward()
 
 
 def time_variants(runs: Sequence[Run], data: TaskData, rounds: int, log: Log) -> None:
     """Training and decoding speed of all variants in turns, into the results of their first seed."""
-    first = {each.variant: each for each in reversed(runs)}
-    results = {name: RunResult.load(each.result_file) for name, each in first.items()}
+    results = {each: RunResult.load(each.result_file) for each in {run.variant: run for run in reversed(runs)}.values()}
+    results = {each: result for each, result in results.items() if result.status == "finished"}
     if all("decode_tokens_per_second" in result.speed for result in results.values()):
         return
-    log(f"timing {len(first)} variants in turns")
+    log(f"timing {len(results)} variants in turns")
     device = environment.default_device()
-    models = {name: load_model(each.folder)[0].to(device) for name, each in first.items()}
-    batches = list(timed_batches(next(iter(first.values())), data))
-    num_tokens = sum(int((batch["labels"][:, int(is_causal(data)) :] != IGNORED).sum()) for batch in batches)
+    models = {each: load_model(each.folder)[0].to(device) for each in results}
+    optimizers = {each: torch.optim.AdamW(model.parameters(), lr=1e-6) for each, model in models.items()}
+    batches = timed_batches(runs[0].training, data)
+    num_tokens = sum(quality.num_predicted(batch["labels"], is_causal(data)) for batch in batches)
 
-    def train_all(name: str) -> None:
-        models[name].train()
+    def take_steps(each: Run) -> None:
+        model = models[each].train()
         for batch in batches:
-            training_step(models[name], batch, first[name].training, device)
-        models[name].zero_grad()
+            training_step(model, batch, each.training, device)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), each.training.clip or math.inf)
+            optimizers[each].step()
+            optimizers[each].zero_grad()
 
-    prompt = torch.from_numpy(held_out(data)[0]["input_ids"][:DECODED_TOKENS].astype(np.int64))[None].to(device)
-    new_tokens = min(DECODED_TOKENS, next(iter(models.values())).config.max_position_embeddings - prompt.shape[1])
+    limit = min(each.config.max_position_embeddings for each in results)
+    prompt = torch.from_numpy(held_out(data)[0]["input_ids"][: min(DECODED_TOKENS, limit // 2)].astype(np.int64))
+    new_tokens = min(DECODED_TOKENS, limit // 2)
 
-    def decode(name: str) -> None:
-        models[name].eval().generate(prompt, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False)
+    def decode(each: Run) -> None:
+        inputs = prompt[None].to(device)
+        models[each].eval().generate(inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False)
 
-    trained = speed.interleaved({name: partial(train_all, name) for name in models}, rounds)
-    decoded = speed.interleaved({name: partial(decode, name) for name in models}, rounds)
-    for name, result in results.items():
-        for key, count, timing in (
-            ("train_tokens_per_second", num_tokens, trained[name]),
-            ("decode_tokens_per_second", new_tokens, decoded[name]),
-        ):
-            result.speed[key] = Measure(value=round(count / timing.seconds, 1), unit="tokens/s", better="higher")
-        result.save(first[name].result_file)
+    for key, count, call in (
+        ("train_tokens_per_second", num_tokens, take_steps),
+        ("decode_tokens_per_second", new_tokens, decode),
+    ):
+        timings = speed.interleaved({each.label: partial(call, each) for each in results}, rounds)
+        for each, result in results.items():
+            value = round(count / timings[each.label].seconds, 1)
+            result.speed[key] = Measure(value=value, unit="tokens/s", better="higher")
+    for each, result in results.items():
+        result.save(each.result_file)
 
 
 def draw(model: Any, data: TaskData) -> dict[str, np.ndarray]:
@@ -486,13 +554,6 @@ def is_floor(config: BareConfig) -> bool:
     )
 
 
-def floor_note(results: Sequence[RunResult]) -> list[str]:
-    """What a reader must know where no variant is a floor."""
-    if any(result.floor for result in results):
-        return []
-    return ["No variant is a floor (none, average), so nothing says how much mixing this task needs at all."]
-
-
 def load_model(folder: Path) -> tuple[Any, Any]:
     """Model and tokenizer of a run folder (or of the `model` folder inside), ready for inference."""
     if not folder.is_dir():
@@ -503,13 +564,20 @@ def load_model(folder: Path) -> tuple[Any, Any]:
             raise InputError(f"{folder} holds {len(inside)} runs; name one of them, such as {folder / inside[0]}")
         raise InputError(f"{folder} holds no trained model; it is written once a run has finished")
     if (folder / "recipe.yaml").exists():
-        import_plugins(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")).get("plugins") or [])
-    config = AutoConfig.from_pretrained(there)
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        import_plugins(read_yaml(folder / "recipe.yaml").get("plugins") or [])
     try:
+        config = AutoConfig.from_pretrained(there)
+        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         return auto.from_pretrained(there).eval(), AutoTokenizer.from_pretrained(there)
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"the model in {there} is damaged or incomplete: {' '.join(str(error).split())}") from error
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """The evaluation settings that a run was made with; the defaults where only a model is there."""
+    there = folder / "recipe.yaml"
+    found = read_yaml(there).get("evaluation", {}) if there.exists() else {}
+    return validated(Evaluation, found, str(there)).model_dump()
 
 
 def reload(folder: Path, overrides: Sequence[str]) -> tuple[Any, TaskData, dict[str, Any]]:
@@ -518,41 +586,47 @@ def reload(folder: Path, overrides: Sequence[str]) -> tuple[Any, TaskData, dict[
     there = folder / "recipe.yaml"
     if not there.exists():
         raise InputError(f"{folder} has no recipe.yaml, so its data is not known; name a run folder")
-    resolved = yaml.safe_load(there.read_text(encoding="utf-8"))
+    resolved = read_yaml(there)
     for override in overrides:
         key, _, value = override.partition("=")
         section, _, name = key.partition(".")
         if section not in ("data", "evaluation") or not name or not value:
-            raise InputError(f"{override!r} changes nothing that is evaluated; write data.<key>=... or evaluation.<key>=...")
-        resolved[section][name] = yaml.safe_load(value)
+            raise InputError(
+                f"{override!r} changes nothing that is evaluated; write data.<key>=... or evaluation.<key>=..."
+            )
+        try:
+            resolved[section][name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"{override!r} cannot be read: {' '.join(str(error).split())}") from error
     settings = validated(Evaluation, resolved["evaluation"], "evaluation").model_dump()
-    return model, load_data(resolved["data"], Task.model_validate(resolved["task"]), tokenizer), settings
+    return model, load_data(resolved["data"], validated(Task, resolved["task"], str(there)), tokenizer), settings
 
 
-def translate(model: Any, tokenizer: Any, sentences: Sequence[str], beams: int) -> list[str]:
-    """Translations of sentences, in order; an empty line stays empty."""
+def translate(model: Any, tokenizer: Any, sentences: Iterable[str], beams: int, length_penalty: float) -> Iterator[str]:
+    """Translations of sentences, one after the other; an empty line stays empty."""
     limit = model.config.max_position_embeddings
-    encoded = {i: tokenizer(text, add_special_tokens=False)["input_ids"] for i, text in enumerate(sentences) if text.strip()}
-    for index, ids in encoded.items():
+    for number, sentence in enumerate(sentences, 1):
+        ids = tokenizer(sentence, add_special_tokens=False)["input_ids"] if sentence.strip() else []
         if len(ids) >= limit:
-            raise InputError(f"line {index + 1} has {len(ids) + 1} tokens, and this model reads {limit} at most; split it")
-    outputs = [""] * len(sentences)
-    for index, ids in encoded.items():
+            raise InputError(f"line {number} has {len(ids) + 1} tokens, and this model reads {limit} at most; split it")
+        if not ids:
+            yield ""
+            continue
         inputs = torch.tensor([[*ids, tokenizer.eos_token_id]])
-        outputs[index] = quality.decode(
-            model, tokenizer, [([0], {"input_ids": inputs})], max_new_tokens=limit - 1, beams=beams
-        ).texts[0]
-    return outputs
+        decoded = quality.decode(model, tokenizer, [([0], {"input_ids": inputs})], limit - 1, beams, length_penalty)
+        yield decoded.texts[0].strip()
 
 
 def generate(model: Any, tokenizer: Any, prompt: str, num_tokens: int, temperature: float, seed: int) -> str:
     """`prompt` and a continuation of at most `num_tokens` tokens; temperature 0 is greedy."""
     ids = [tokenizer.eos_token_id, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
     limit = model.config.max_position_embeddings
+    if len(ids) >= limit:
+        raise InputError(f"the prompt has {len(ids)} tokens, and this model was trained on {limit} at most; shorten it")
     if len(ids) + num_tokens > limit:
         raise InputError(
             f"the prompt has {len(ids)} tokens and {num_tokens} were asked for, but this model was trained on "
-            f"{limit} at most; write --tokens {max(limit - len(ids), 1)} or a shorter prompt"
+            f"{limit} at most; write --tokens {limit - len(ids)} or a shorter prompt"
         )
     set_seed(seed)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}

@@ -31,7 +31,6 @@ def test_each_epoch_holds_each_example_once(sides):
 def test_batches_keep_their_bound(sides):
     longest = np.maximum(*sides)
     assert all(len(batch) * longest[batch].max() <= 1024 for batch in plan(sides, epochs=1))
-    assert max(len(batch) for batch in plan(sides, epochs=1, max_rows=7)) == 7
 
 
 def test_an_example_beyond_the_bound_is_alone():
@@ -94,7 +93,6 @@ def test_no_budget_has_no_end(sides):
         ({"steps": 0}, "steps must be above zero"),
         ({"tokens": -1}, "tokens must be above zero"),
         ({"batch_tokens": 0}, "batch_tokens must be above zero"),
-        ({"max_rows": 0}, "max_rows must be above zero"),
     ],
 )
 def test_impossible_plans(sides, given, message):

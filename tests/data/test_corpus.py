@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 
@@ -87,18 +86,6 @@ def test_given_sides_stay_but_for_empty_items():
 def test_training_and_validation_are_never_empty():
     with pytest.raises(InputError, match="the validation side has no documents"):
         Corpus.given("documents", ["text"], ["  "])
-
-
-def test_fingerprint_sees_every_text_and_its_place():
-    corpus = Corpus("documents", ("ab", "c"), ("d",), ("e",))
-    others = [
-        replace(corpus, train=("a", "bc")),
-        replace(corpus, train=("c", "ab")),
-        replace(corpus, validation=("d", "e"), test=()),
-        replace(corpus, kind="pairs"),
-    ]
-    assert len({corpus.fingerprint(), *(other.fingerprint() for other in others)}) == 5
-    assert replace(corpus, notes=("said",)).fingerprint() == corpus.fingerprint()
 
 
 def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):

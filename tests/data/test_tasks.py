@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from bareformers.data.corpus import Corpus
-from bareformers.data.examples import Collate, Spans, blocks
+from bareformers.data.examples import Collate, Spans, chunks
 from bareformers.data.tasks import prepare
 from bareformers.errors import InputError
 
@@ -28,8 +28,8 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-def test_blocks_predict_every_token_once():
-    examples = blocks([[10, 11, 12], [], [13, 14]], eos=2, length=4, byte_sizes=np.arange(20))
+def test_chunks_predict_every_token_once():
+    examples = chunks([[10, 11, 12], [], [13, 14]], eos=2, length=4, byte_sizes=np.arange(20))
     rows = [examples[index]["input_ids"].tolist() for index in range(len(examples))]
     assert rows == [[2, 10, 11, 12], [12, 2, 2, 13], [13, 14, 2]]
     assert [token for row in rows for token in row[1:]] == [10, 11, 12, 2, 2, 13, 14, 2]
@@ -38,8 +38,8 @@ def test_blocks_predict_every_token_once():
 
 
 @pytest.mark.parametrize("length", [2, 5, 9, 10, 11, 300])
-def test_blocks_of_any_length_cover_the_stream(length):
-    examples = blocks([range(100, 108), [7]], eos=2, length=length, byte_sizes=np.zeros(200, np.int64))
+def test_chunks_of_any_length_cover_the_stream(length):
+    examples = chunks([range(100, 108), [7]], eos=2, length=length, byte_sizes=np.zeros(200, np.int64))
     predicted = [token for index in range(len(examples)) for token in examples[index]["labels"][1:].tolist()]
     assert predicted == [*range(100, 108), 2, 7, 2]
     assert examples.lengths.max() <= length and examples.lengths.min() >= 2

@@ -55,9 +55,7 @@ class Case:
     def build(self, dtype: torch.dtype = torch.float32, **sizes: Any) -> TokenMixer:
         """The mixer, initialised as a model would and then disturbed, so that no bias stays 0."""
         cls = registry.mixers.get(self.name)
-        slot = Slot(
-            role=self.role, layer=0, hidden_size=16, num_heads=2, max_length=132, max_context_length=131
-        )
+        slot = Slot(role=self.role, layer=0, hidden_size=16, num_heads=2, max_length=132, max_context_length=131)
         slot = replace(slot, **sizes)
         with torch.random.fork_rng():
             torch.manual_seed(1)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from bareformers.mixers.dropout import Dropout
-from bareformers.mixers.positions import sinusoids
 from bareformers.mixers.state import MixerState, new_state
+from bareformers.models.positions import sinusoids
 from tests.laws.cases import Case, batch
 
 

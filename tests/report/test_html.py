@@ -201,9 +201,7 @@ def test_words_are_compared_with_the_reference(folder):
 def labels_of(svg):
     """Texts of a scatter with their boxes: letters are taken as 0.55 em wide."""
     found = re.findall(r'<text style="font-size: 12px[^"]*" x="([^"]*)" y="([^"]*)"[^>]*>([^<]*)</text>', svg)
-    return [
-        (text, float(x), float(y) - 9, float(x) + 0.55 * 12 * len(text), float(y) + 2) for x, y, text in found
-    ]
+    return [(text, float(x), float(y) - 9, float(x) + 0.55 * 12 * len(text), float(y) + 2) for x, y, text in found]
 
 
 @pytest.mark.parametrize("closeness", [0.0, 0.02, 0.3, 3.0])

@@ -9,9 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from bareformers import registry
 from bareformers.blocks.layers import FeedForward, norm
-from bareformers.errors import InputError
 from bareformers.mixers.base import TokenMixer
 from bareformers.mixers.dropout import Dropout
 from bareformers.mixers.masks import Mask
@@ -73,10 +71,10 @@ class Signals:
 
 
 class Block(GradientCheckpointingLayer):
-    """A layer: mixers, a feed-forward network, norms and skips. Between layers runs a stream that only blocks look into.
+    """A layer: mixers, a feed-forward network, norms and skips. The stream between layers is opaque to the stack.
 
-    A subclass lives in a file of its own that opens with its wiring as a diagram, carries `@block(name, paper=...)`, and gives
-    `forward`, and `open` and `close` where the stream is more than the hidden states.
+    A subclass lives in a file of its own that opens with its wiring as a diagram, carries `@block(name, paper=...)`,
+    and gives `forward`, and `open` and `close` where the stream is more than the hidden states.
     """
 
     name: ClassVar[str]
@@ -86,9 +84,7 @@ class Block(GradientCheckpointingLayer):
     class Options:
         """This block takes no options."""
 
-    def __init__(
-        self, place: Place, mixer: TokenMixer | None, cross_mixer: TokenMixer | None, options: Any
-    ) -> None:
+    def __init__(self, place: Place, mixer: TokenMixer | None, cross_mixer: TokenMixer | None, options: Any) -> None:
         super().__init__()
         self.place, self.options = place, options
         self.mixer, self.cross_mixer = mixer, cross_mixer
@@ -132,13 +128,3 @@ class Block(GradientCheckpointingLayer):
         if weights is not None:
             signals.weights[role] = weights
         return self.dropout(y)
-
-
-def parse(spec: str | dict[str, Any]) -> tuple[type[Block], Any]:
-    """The class and the validated options of what a user wrote: `pre_ln` or `{name: pre_ln, ...}`."""
-    given = {"name": spec} if isinstance(spec, str) else dict(spec)
-    if "name" not in given:
-        raise InputError("block needs a name, as in {name: pre_ln}")
-    name = given.pop("name")
-    cls = registry.blocks.get(name)
-    return cls, registry.options(cls.Options, given, f"block {name!r}")

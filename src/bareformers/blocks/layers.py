@@ -12,7 +12,7 @@ NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
 
 
 def norm(kind: str, hidden_size: int, eps: float) -> nn.Module:
-    """A norm over the last dimension: `layer` (mean and variance) or `rms` (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    """A norm over the last dimension: `layer` (mean and variance) or `rms` (Zhang & Sennrich, arXiv:1910.07467)."""
     if kind not in NORMS:
         raise unknown("norm", kind, NORMS)
     return NORMS[kind](hidden_size, eps=eps)

@@ -21,9 +21,7 @@ from bareformers.registry import block
 class PreLN(Block):
     """x + F(norm(x)), with a norm after the last layer."""
 
-    def __init__(
-        self, place: Place, mixer: TokenMixer | None, cross_mixer: TokenMixer | None, options: Any
-    ) -> None:
+    def __init__(self, place: Place, mixer: TokenMixer | None, cross_mixer: TokenMixer | None, options: Any) -> None:
         super().__init__(place, mixer, cross_mixer, options)
         if cross_mixer is not None and not cross_mixer.reads_queries:
             self.cross_norm = nn.Identity()  # a norm before a mixer that does not look would never learn

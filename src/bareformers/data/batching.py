@@ -34,7 +34,6 @@ class BatchPlan(Sampler[list[int]]):
         tokens: stop with the batch that reaches so many predicted tokens; or
         epochs: stop with the batch that completes so many passes, which may be a fraction. At most one of the three;
             with none of them the plan has no end.
-        max_rows: bound for the rows of a batch.
 
     Attributes:
         tokens: predicted tokens of the whole plan; None where it has no end.
@@ -51,13 +50,11 @@ class BatchPlan(Sampler[list[int]]):
         steps: int | None = None,
         tokens: int | None = None,
         epochs: float | None = None,
-        max_rows: int | None = None,
     ) -> None:
         self._lengths, self._label_tokens = np.asarray(lengths, np.int64), np.asarray(label_tokens, np.int64)
         if not self._label_tokens.sum():
             raise InputError("there are no examples with tokens to predict")
         self._batch_tokens = _positive("batch_tokens", batch_tokens)
-        self._max_rows = None if max_rows is None else _positive("max_rows", max_rows)
         self._seed = seed
         self._steps: int | None = None
         self.tokens: int | None = None
@@ -88,7 +85,7 @@ class BatchPlan(Sampler[list[int]]):
     def _epoch(self, epoch: int) -> tuple[Indices, Indices]:
         """All examples in the order of this epoch, and where its batches start."""
         random = np.random.default_rng([self._seed, epoch])
-        order, starts = _similar(self._lengths, self._label_tokens, self._batch_tokens, self._max_rows, random)
+        order, starts = _similar(self._lengths, self._label_tokens, self._batch_tokens, random)
         turn = random.permutation(len(starts))
         rows = np.diff(starts, append=len(order))[turn]
         moved = np.cumsum(rows) - rows
@@ -128,7 +125,6 @@ def _similar(
     lengths: Indices,
     label_tokens: Indices,
     batch_tokens: int,
-    max_rows: int | None = None,
     random: np.random.Generator | None = None,
 ) -> tuple[Indices, Indices]:
     """All examples, the longest first, and where batches of neighbours start.
@@ -142,7 +138,7 @@ def _similar(
     starts, start = [], 0
     while start < len(longest):
         starts.append(start)
-        start += max(1, min(batch_tokens // max(longest[start], 1), max_rows or len(longest)))
+        start += max(1, batch_tokens // max(longest[start], 1))
     return order, np.asarray(starts, np.int64)
 
 

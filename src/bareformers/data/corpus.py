@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bareformers.errors import InputError
 
@@ -43,18 +43,6 @@ class Corpus:
                 raise InputError(
                     f"the {part} side has no {self.kind}: give more text, other shares, or a {part} file with some"
                 )
-
-    def fingerprint(self) -> str:
-        """SHA-256 over the kind and all texts with their places; equal text gives equal fingerprints anywhere."""
-        digest = sha256(self.kind.encode())
-        for part in PARTS:
-            items: tuple[Item, ...] = getattr(self, part)
-            digest.update(f"\n{part} {len(items)}\n".encode())
-            for item in items:
-                for text in (item,) if isinstance(item, str) else item:
-                    encoded = text.encode("utf-8", "surrogatepass")
-                    digest.update(len(encoded).to_bytes(8, "big") + encoded)
-        return digest.hexdigest()
 
     @classmethod
     def given(
@@ -201,6 +189,14 @@ def one_way(where: str, path: object, train: object, validation: object, test: o
         raise InputError(f"{where}: write either path, which is divided by shares, or train, validation and test")
     if path is None and (train is None or validation is None):
         raise InputError(f"{where}: write path, which is divided by shares, or at least train and validation")
+
+
+def refuse_unused(source: Any, names: Iterable[str], why: str) -> None:
+    """An `InputError` for an option of `source` that the user gave but that does nothing, `why` says when."""
+    defaults = {field.name: field.default for field in fields(source)}
+    for name in names:
+        if getattr(source, name) != defaults[name]:
+            raise InputError(f"{source.name}: {name} does nothing {why}; leave it out")
 
 
 def _cleaned(items: Iterable[Item]) -> tuple[list[Item], int]:

@@ -81,11 +81,11 @@ class Examples(Dataset[Example]):
         return {"input_ids": self.inputs[index], "labels": self.labels[index]}
 
 
-def blocks(documents: Iterable[Sequence[int]], eos: int, length: int, byte_sizes: NDArray[np.int64]) -> Examples:
-    """Documents in blocks of `length` tokens, for next-token prediction; the last block may be shorter.
+def chunks(documents: Iterable[Sequence[int]], eos: int, length: int, byte_sizes: NDArray[np.int64]) -> Examples:
+    """Documents in chunks of `length` tokens, for next-token prediction; the last may be shorter.
 
-    The stream is `</s> document </s> document </s> ...`, and a block begins with the last token of the one before. A
-    model that shifts its labels therefore predicts every token once, from position 1 of each block: all text of all
+    The stream is `</s> document </s> document </s> ...`, and a chunk begins with the last token of the one before. A
+    model that shifts its labels therefore predicts every token once, from position 1 of each chunk: all text of all
     documents, and the `</s>` after each. Only the first `</s>` is given. `num_bytes` counts the text alone, for `</s>`
     stands for no byte; so bits per byte charge a model for saying where documents end, but nowhere for white space
     or bytes that nobody wrote.
@@ -99,7 +99,7 @@ def blocks(documents: Iterable[Sequence[int]], eos: int, length: int, byte_sizes
 
 
 def whole(examples: Examples, length: int, byte_sizes: NDArray[np.int64]) -> Examples:
-    """The `blocks` without a last one that is shorter than `length`."""
+    """The `chunks` without a last one that is shorter than `length`."""
     keep = examples.lengths == length
     inputs = examples.inputs
     return _predicted(Spans(inputs.ids, inputs.starts[keep], inputs.stops[keep]), byte_sizes)
@@ -117,7 +117,7 @@ def translations(
 
 
 def _predicted(spans: Spans, byte_sizes: NDArray[np.int64]) -> Examples:
-    """Adjacent overlapping blocks, in which all but the first token is predicted."""
+    """Adjacent overlapping chunks, in which all but the first token is predicted."""
     end = int(spans.stops[-1]) if len(spans) else 1
     return Examples(spans, spans, spans.lengths - 1, int(byte_sizes[spans.ids[1:end]].sum()))
 

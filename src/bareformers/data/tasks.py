@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from bareformers.data.corpus import PARTS, Corpus, Pair, cache_folder, counted
-from bareformers.data.examples import Collate, Example, Examples, blocks, translations, whole
+from bareformers.data.examples import Collate, Example, Examples, chunks, translations, whole
 from bareformers.data.tokens import bytes_per_token, train_tokenizer
 from bareformers.errors import InputError, unknown
 
@@ -32,7 +32,7 @@ class TaskData:
         collate: makes a list of examples a batch of tensors.
         notes: the corpus's sentences and those about tokens and lengths.
         languages: (source, target) of a translation, where known.
-        length_ratio: target tokens per source token of the training side, `</s>` included; 1 for language modelling.
+        length_ratio: source tokens per target token of the training side, `</s>` included; 1 for language modelling.
     """
 
     task: Task
@@ -77,7 +77,7 @@ def prepare(
     wanted = "documents" if task == "language_modelling" else "pairs"
     if corpus.kind != wanted:
         other = "translation" if corpus.kind == "pairs" else "language_modelling"
-        raise InputError(f"{task} needs {wanted} and the source gives {corpus.kind}: write task: {other}")
+        raise InputError(f"{task} needs {wanted} and the source gives {corpus.kind}: write task.name: {other}")
     if max_length < 2:
         raise InputError(f"max_length {max_length} leaves nothing to predict: write 2 or more")
     if tokenizer is None:
@@ -92,17 +92,17 @@ def prepare(
 
 def _language_modelling(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TaskData:
     eos, byte_sizes = tokenizer.eos_token_id, bytes_per_token(tokenizer)
-    sides = {part: blocks(_encode(tokenizer, getattr(corpus, part)), eos, max_length, byte_sizes) for part in PARTS}
+    sides = {part: chunks(_encode(tokenizer, getattr(corpus, part)), eos, max_length, byte_sizes) for part in PARTS}
     packed = sides["train"]
     sides["train"] = whole(packed, max_length, byte_sizes)
     if not len(sides["train"]):
         raise InputError(
-            f"the training side has only {packed.lengths[0]} tokens, less than one block: "
-            f"write max_length: {packed.lengths[0]} or less, or give more text"
+            f"the training side has only {packed.lengths[0]} tokens, less than one chunk: "
+            f"write task.max_length: {packed.lengths[0]} or less, or give more text"
         )
-    notes = [f"Packed into blocks of {max_length} tokens: {_sizes(sides, 'block')}."]
+    notes = [f"Packed into chunks of {max_length} tokens: {_sizes(sides, 'chunk')}."]
     if dropped := packed.label_tokens.sum() - sides["train"].label_tokens.sum():
-        notes.append(f"Left out the last {counted(dropped, 'training token')}, which fill no block.")
+        notes.append(f"Left out the last {counted(dropped, 'training token')}, which fill no chunk.")
     return TaskData(
         "language_modelling",
         tokenizer,
@@ -126,7 +126,7 @@ def _translation(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length:
         if count := int(long.sum()):
             what = f"{counted(count, f'{part} pair')} longer than {max_length} tokens (the longest has {longest.max()})"
             if too_long == "error":
-                raise InputError(f"{what}: write a larger max_length, or too_long: drop or cut")
+                raise InputError(f"{what}: write a larger task.max_length, or task.too_long: drop or cut")
             drop = too_long == "drop" and part == "train"
             notes.append(f"{'Dropped' if drop else 'Cut'} {what}.")
             if drop:
@@ -139,8 +139,8 @@ def _translation(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length:
     sides = {part: encode(part) for part in PARTS}
     if not len(sides["train"]):
         raise InputError(f"all training pairs are longer than max_length {max_length}: write a larger one")
-    ratio = float(sides["train"].labels.lengths.sum() / sides["train"].inputs.lengths.sum())
-    notes.append(f"Encoded {_sizes(sides, 'pair')}; {ratio:.2f} target tokens per source token.")
+    ratio = float(sides["train"].inputs.lengths.sum() / sides["train"].labels.lengths.sum())
+    notes.append(f"Encoded {_sizes(sides, 'pair')}; {ratio:.2f} source tokens per target token.")
     return TaskData(
         "translation",
         tokenizer,

@@ -85,7 +85,7 @@ def _train(texts: list[str], vocab_size: int) -> Tokenizer:
     if (possible := tokenizer.get_vocab_size()) < vocab_size:
         raise InputError(
             f"vocab_size {vocab_size} is more than the training text can give: "
-            f"it gives {possible}; write vocab_size: {possible} or less, or train on more text"
+            f"it gives {possible}; write task.vocab_size: {possible} or less, or train on more text"
         )
     return tokenizer
 

@@ -45,8 +45,8 @@ def _tensors(thing: Any, seen: set[int]) -> Iterator[Tensor]:
 
 
 def peak_bytes(step: Callable[[], Any], device: torch.device) -> int:
-    """The most memory that tensors made by `step` take at once, beyond what was there before."""
-    step()  # the first call makes what stays: optimizer states, workspaces
+    """The most memory that tensors made by `step` take at once beyond what was there: its activations, for training."""
+    step()  # the first call makes what stays: gradients and workspaces
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

@@ -30,18 +30,23 @@ def bf16_pays(device: torch.device) -> bool:
     return device.type == "cpu" and ("avx512_bf16" in flags or "amx_bf16" in flags)
 
 
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """What the `precision` of a recipe means on `device`: `auto` takes bf16 where it pays."""
+    return precision == "bf16" or precision == "auto" and bf16_pays(device)
+
+
 def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def describe() -> dict[str, str]:
-    """Processor, memory, threads, system and versions, as the report shows them."""
+def describe(precision: str = "auto") -> dict[str, str]:
+    """Processor, threads, precision of training, system and versions, as the report shows them."""
     found = {
         "processor": _cpuinfo().get("model name") or platform.processor() or platform.machine(),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "bf16": "native" if bf16_pays(default_device()) else "emulated, so fp32 is used",
+        "dtype": "bf16 autocast" if uses_bf16(precision, default_device()) else "fp32",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "system": platform.platform(terse=True),
         "python": platform.python_version(),

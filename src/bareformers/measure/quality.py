@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Total negative log-likelihood in nats over `num_tokens` predicted tokens, which spell `num_bytes` bytes of UTF-8."""
+    """Total negative log-likelihood in nats over `num_tokens` predicted tokens spelling `num_bytes` bytes of UTF-8."""
 
     nats: float
     num_tokens: int
@@ -35,6 +35,11 @@ class Likelihood:
         return self.nats / math.log(2) / self.num_bytes if self.num_bytes else None
 
 
+def num_predicted(labels: Tensor, causal: bool) -> int:
+    """How many of `labels` [B, T] are predicted: not -100, and not the first of a row where the model shifts them."""
+    return int((labels[:, int(causal) :] != -100).sum())
+
+
 @torch.no_grad()
 def likelihood(
     model: nn.Module, batches: Iterable[dict[str, Tensor]], num_bytes: int | None = None, causal: bool = False
@@ -50,7 +55,7 @@ def likelihood(
     nats, num_tokens = 0.0, 0
     for batch in batches:
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        count = int((batch["labels"][:, 1 if causal else 0 :] != -100).sum())
+        count = num_predicted(batch["labels"], causal)
         nats += float(model(**batch).loss) * count
         num_tokens += count
     model.train(training)
@@ -92,7 +97,7 @@ def decode(
             ids = ids[:, inputs["input_ids"].shape[1] :]
         num_unfinished += int((ids != tokenizer.eos_token_id).all(1).sum())
         decoded = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        texts.update(zip(indices, (text.strip() for text in decoded), strict=True))
+        texts.update(zip(indices, decoded, strict=True))
     return Decoded([texts[index] for index in sorted(texts)], num_unfinished)
 
 

@@ -57,8 +57,8 @@ class Slot:
 class TokenMixer(nn.Module):
     """Moves information between positions.
 
-    A subclass lives in a file of its own, carries `@mixer(name, roles=..., paper=..., parameters=..., state=...)` and, where
-    it has any, a dataclass `Options` whose fields are its YAML keys. Every law in `tests/laws` runs on it from then on.
+    A subclass lives in a file of its own, carries `@mixer(name, roles=..., paper=..., parameters=..., state=...)` and,
+    where it has any, a dataclass `Options` whose fields are its YAML keys. Every law in `tests/laws` runs on it.
     """
 
     name: ClassVar[str]
@@ -188,20 +188,10 @@ def apply_map(weights: Tensor, values: Tensor) -> Tensor:
     return torch.einsum("hts,bhsd->bhtd", weights[0].expand(values.shape[1], -1, -1), values)
 
 
-def parse(spec: str | dict[str, Any], where: str) -> tuple[type[TokenMixer], Any]:
-    """The class and the validated options of what a user wrote: `gaussian` or `{name: gaussian, std: 0.5}`."""
-    given = {"name": spec} if isinstance(spec, str) else dict(spec)
-    if "name" not in given:
-        raise InputError(f"{where} needs a name, as in {{name: gaussian, std: 0.5}}")
-    name = given.pop("name")
-    cls = registry.mixers.get(name)
-    return cls, registry.options(cls.Options, given, f"mixer {name!r} ({where})")
-
-
 def build(spec: str | dict[str, Any], slot: Slot) -> TokenMixer | None:
     """The mixer for `slot`; None where the sub-layer is left out (`none`)."""
     where = f"{slot.role}_mixer of layer {slot.layer}"
-    cls, options = parse(spec, where)
+    cls, options = registry.mixers.parse(spec, where)
     if slot.role not in cls.roles:
         able = [name for name, other in registry.mixers if slot.role in other.roles]
         raise InputError(f"mixer {cls.name!r} cannot be {where}; these can: {', '.join(able)}")

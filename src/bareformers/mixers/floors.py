@@ -60,6 +60,8 @@ class Average(MapMixer):
     def mix(
         self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None, want_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
+        if self.training and self.slot.dropout and state is None:
+            return super().mix(x, mask, context, state, want_weights)
         weights = self.weights(x, mask, context, state) if want_weights else None
         if not mask.causal:
             mean = self.mean(x if context is None else context, mask, state)
@@ -70,7 +72,7 @@ class Average(MapMixer):
         if state is not None:
             if "sum" in state:
                 sums, counts = sums + state["sum"], counts + state["count"]
-            state["sum"], state["count"] = sums[:, :, -1:], counts[:, :, -1:]
+            state["sum"], state["count"] = sums[:, :, -1:].clone(), counts[:, :, -1:].clone()
         return (sums / counts.clamp_min(1)).to(values.dtype), weights
 
     def mean(self, source: Tensor, mask: Mask, state: MixerState | None) -> Tensor:

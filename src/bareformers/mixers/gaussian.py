@@ -39,7 +39,9 @@ class Gaussian(MapMixer):
 
     @dataclass
     class Options:
-        offsets: tuple[int, ...] | None = None  # centres, tiled over heads; by default -1 and 1, in the decoder -1 and 0
+        offsets: tuple[int, ...] | None = (
+            None  # centres, tiled over heads; by default -1 and 1, in the decoder -1 and 0
+        )
         std: float = 1.0  # in positions
         length_ratio: float = 1.0  # cross only: context positions per query position
         normalize: bool = False  # divide each row by its sum over the visible keys (the paper does not)
@@ -50,7 +52,9 @@ class Gaussian(MapMixer):
             if self.offsets is not None and not self.offsets:
                 raise InputError("gaussian needs at least one offset, as in offsets: [-1, 1]")
             if self.normalize and max(map(abs, self.offsets or (1,))) > 4 * self.std:
-                raise InputError("gaussian cannot normalize rows whose centre lies over 4 std outside; write a larger std")
+                raise InputError(
+                    "gaussian cannot normalize rows whose centre lies over 4 std outside; write a larger std"
+                )
 
     def __init__(self, slot: Slot, options: Options) -> None:
         super().__init__(slot, options)
@@ -87,16 +91,17 @@ class Gaussian(MapMixer):
         self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None, want_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
         weights = None
-        if want_weights or (state is None or context is not None) and mask.num_keys <= SHORT:
+        drops = self.training and self.slot.dropout > 0
+        if want_weights or drops or (state is None or context is not None) and mask.num_keys <= SHORT:
             weights = self.weights(x, mask, context, state)
         if context is not None:
             values = self.remember("values", self.value, x, context, state)
             if weights is None:
                 return self.gathered(mask.keep_values(values), mask), None
-            return apply_map(weights.to(values.dtype), values), weights if want_weights else None
+            return apply_map(self.dropout(weights).to(values.dtype), values), weights if want_weights else None
         values = self.heads(self.value(x))
         if weights is not None and state is None:
-            return apply_map(weights.to(values.dtype), values), weights if want_weights else None
+            return apply_map(self.dropout(weights).to(values.dtype), values), weights if want_weights else None
         return self.convolved(mask.keep_values(values), mask, state), weights
 
     def convolved(self, values: Tensor, mask: Mask, state: MixerState | None) -> Tensor:
@@ -110,7 +115,8 @@ class Gaussian(MapMixer):
             past = state["values"]
         padded = torch.cat([past, values, values.new_zeros(batch, num_heads, self.last, size)], 2)
         if state is not None:
-            state["values"] = padded[:, :, padded.shape[2] - self.last - self.window : padded.shape[2] - self.last]
+            end = padded.shape[2] - self.last
+            state["values"] = padded[:, :, end - self.window : end].clone()  # a view would keep the whole prompt alive
         reach = torch.arange(self.first, self.last + 1, device=values.device)
         kernel = self.density(reach - self.centres(values.device)).to(values.dtype)  # [H, 1, window + 1 + last]
         if length == 1:

@@ -41,7 +41,8 @@ class Random(MapMixer):
         self.check_length(mask.num_keys, self.slot.max_keys)
         if self.slot.role == "cross":
             regular = mask.regular and mask.query_positions.shape[0] == 1
-            self.check_length(mask.num_queries, self.slot.max_length)
+            if not torch.compiler.is_compiling():
+                self.check_length(int(mask.query_positions.max()) + 1, self.slot.max_length)
         else:
             regular = mask.regular
         if regular:

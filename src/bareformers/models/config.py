@@ -1,20 +1,28 @@
 """The one config: sizes, positions, and which mixer and block sit where."""
 
 # No deferred annotations here: `strict` checks the types of fields only where it sees them as types.
-import dataclasses
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
-from bareformers.blocks import base as blocks
+from bareformers import registry
 from bareformers.blocks import layers
-from bareformers.errors import InputError, nearest
-from bareformers.mixers import base as mixers
+from bareformers.blocks.base import Place
+from bareformers.errors import InputError, unknown
 from bareformers.mixers.base import Slot
 
 POSITIONS = ("sinusoidal", "learned", "none")
+POOLINGS = ("mean", "first", "last")
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+)
 
 
 @strict
@@ -60,41 +68,49 @@ class BareConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        for name in SIZES:
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is at least 1, not {getattr(self, name)}")
+        if self.num_encoder_layers is not None and self.num_encoder_layers < 1:
+            raise InputError(f"num_encoder_layers is at least 1, not {self.num_encoder_layers}")
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}; "
                 f"write {self.hidden_size // self.num_attention_heads * self.num_attention_heads or 1}, or other heads"
             )
         if self.position_embedding not in POSITIONS:
-            raise InputError(
-                f"unknown position_embedding {self.position_embedding!r}"
-                f"{nearest(self.position_embedding, POSITIONS)} known are {', '.join(POSITIONS)}"
-            )
+            raise unknown("position_embedding", self.position_embedding, POSITIONS)
+        if self.classifier_pooling not in POOLINGS:
+            raise unknown("classifier_pooling", self.classifier_pooling, POOLINGS)
         if self.position_embedding == "sinusoidal" and self.hidden_size % 2:
             raise InputError(f"sinusoidal positions need an even hidden_size, not {self.hidden_size}")
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is a probability in [0, 1), not {getattr(self, name)}")
-        blocks.parse(self.block)
+        registry.blocks.parse(self.block, "block")
         layers.norm(self.norm, 1, self.norm_eps)
         layers.activation(self.hidden_act)
         roles = ("encoder", "decoder", "cross") if self.is_encoder_decoder else ("encoder", "decoder")
         for role in roles:
             for layer in range(self.num_layers(role)):
-                mixers.parse(self.mixer_spec(role, layer), f"{role}_mixer of layer {layer}")
+                registry.mixers.parse(self.mixer_spec(role, layer), f"in layer {layer}")
 
     @classmethod
     def from_recipe(cls, **given: Any) -> "BareConfig":
-        """A config from what a recipe says; a key that is not a field is an `InputError` (`PreTrainedConfig` would take it)."""
-        known = {field.name for field in dataclasses.fields(cls)}
+        """A config from what a recipe says; a key that is no field is an `InputError`."""
+        known = sorted(cls.__annotations__.keys() | {"is_encoder_decoder"})
         for key in given:
             if key not in known:
-                raise InputError(f"unknown model key {key!r}{nearest(key, known)}")
+                raise unknown("model key", key, known)
         try:
             return cls(**given)
         except InputError:
             raise
-        except (TypeError, ValueError, StrictDataclassError) as error:  # what `strict` says of a value of the wrong type
+        except (
+            TypeError,
+            ValueError,
+            StrictDataclassError,
+        ) as error:  # what `strict` says of a value of the wrong type
             raise InputError(f"model: {' '.join(str(error).split())}") from error
 
     def num_layers(self, role: str) -> int:
@@ -110,7 +126,10 @@ class BareConfig(PreTrainedConfig):
         if isinstance(spec, dict) and "default" in spec:
             if extra := set(spec) - {"default", "layers"}:
                 raise InputError(f"a mixer per layer has the keys default and layers, not {', '.join(sorted(extra))}")
-            chosen = {int(index): choice for index, choice in (spec.get("layers") or {}).items()}
+            layers = spec.get("layers") or {}
+            if not isinstance(layers, dict) or not all(str(index).isdigit() for index in layers):
+                raise InputError(f"layers says which mixer sits at which depth, as in {{0: gaussian}}, not {layers!r}")
+            chosen = {int(index): choice for index, choice in layers.items()}
             depth = self.num_layers(role)
             if outside := [index for index in chosen if not 0 <= index < depth]:
                 raise InputError(f"mixer names layer {outside[0]}, but there are {depth}, numbered from 0")
@@ -138,9 +157,9 @@ class BareConfig(PreTrainedConfig):
             use_bias=self.use_bias,
         )
 
-    def place(self, role: str, layer: int) -> blocks.Place:
+    def place(self, role: str, layer: int) -> Place:
         """What the block at `layer` of the stack of `role` is told."""
-        return blocks.Place(
+        return Place(
             layer=layer,
             num_layers=self.num_layers(role),
             hidden_size=self.hidden_size,

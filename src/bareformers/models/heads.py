@@ -61,7 +61,7 @@ class BareModel(PreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.stack.embeddings.tokens = value
 
-    def likelihood(
+    def loss_and_logits(
         self,
         hidden: Tensor,
         labels: Tensor | None,
@@ -69,7 +69,7 @@ class BareModel(PreTrainedModel):
         smoothing: float,
         num_items_in_batch: Tensor | int | None,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Logits [B, T, V] and cross-entropy of `labels` [B, T], -100 where there is nothing to predict.
+        """Cross-entropy of `labels` [B, T] (-100: nothing to predict), and the logits [B, T, V].
 
         With `loss_only` the logits are made at labelled positions only and not returned: a third of a training step.
         """
@@ -97,15 +97,15 @@ class GenerativeModel(BareModel, GenerationMixin):
     @torch.no_grad()
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """`transformers`' generation with our state; see `GenerationMixin.generate`."""
-        config = kwargs.get("generation_config") or self.generation_config
-        uses_state = kwargs.get("use_cache", config.use_cache is not False)
-        if uses_state and kwargs.get("past_key_values") is None:
+        config = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None) or self.generation_config
+        if kwargs.get("use_cache") is None:
+            kwargs["use_cache"] = config.use_cache is not False
+        if kwargs["use_cache"] and kwargs.get("past_key_values") is None:
             kwargs["past_key_values"] = self.new_state()
         return super().generate(*args, **kwargs)
 
     def _state(self, past_key_values: Cache | None, use_cache: bool | None, labels: Tensor | None) -> Cache | None:
-        wanted = self.config.use_cache if use_cache is None else use_cache
-        if past_key_values is None and wanted and labels is None and not self.training and use_cache:
+        if past_key_values is None and use_cache and labels is None and not self.training:
             return self.new_state()
         return past_key_values
 
@@ -149,7 +149,7 @@ class BareForCausalLM(GenerativeModel):
         shifted = None
         if labels is not None:
             shifted = F.pad(labels[:, 1:], (0, 1), value=-100)
-        loss, logits = self.likelihood(out.last_hidden_state, shifted, loss_only, smoothing, num_items_in_batch)
+        loss, logits = self.loss_and_logits(out.last_hidden_state, shifted, loss_only, smoothing, num_items_in_batch)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -234,7 +234,7 @@ class BareForSeq2SeqLM(GenerativeModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
-        loss, logits = self.likelihood(out.last_hidden_state, labels, loss_only, smoothing, num_items_in_batch)
+        loss, logits = self.loss_and_logits(out.last_hidden_state, labels, loss_only, smoothing, num_items_in_batch)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
@@ -300,28 +300,30 @@ class BareForMaskedLM(BareModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
-        loss, logits = self.likelihood(out.last_hidden_state, labels, loss_only, smoothing, num_items_in_batch)
+        loss, logits = self.loss_and_logits(out.last_hidden_state, labels, loss_only, smoothing, num_items_in_batch)
         return MaskedLMOutput(loss=loss, logits=logits, hidden_states=out.hidden_states, attentions=out.attentions)
 
 
 class BareForSequenceClassification(BareModel):
     """Encoder-only model that labels a whole sequence, from the mean, the first or the last real position."""
 
+    accepts_loss_kwargs = False  # the loss is a mean over the batch, which `Trainer` divides when it accumulates
+
     def __init__(self, config: BareConfig) -> None:
         super().__init__(config)
-        if config.classifier_pooling not in ("mean", "first", "last"):
-            raise InputError(f"classifier_pooling is mean, first or last, not {config.classifier_pooling!r}")
         self.encoder = Stack(config, "encoder")
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
     def pool(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
         """[B, T, D] -> [B, D] over real positions, whatever side the padding is on."""
-        keep = hidden.new_ones(hidden.shape[:2]) if attention_mask is None else attention_mask.to(hidden.dtype)
+        ones = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
+        keep = ones if attention_mask is None else attention_mask.long()
+        count = keep.sum(1).clamp_min(1)
         if self.config.classifier_pooling == "mean":
-            return (hidden * keep[..., None]).sum(1) / keep.sum(1, keepdim=True).clamp_min(1)
+            return ((hidden.float() * keep[..., None]).sum(1) / count[:, None]).to(hidden.dtype)
         first = keep.argmax(1)
-        index = first if self.config.classifier_pooling == "first" else first + keep.sum(1).long().clamp_min(1) - 1
+        index = first if self.config.classifier_pooling == "first" else first + count - 1
         return hidden[torch.arange(hidden.shape[0], device=hidden.device), index]
 
     def forward(

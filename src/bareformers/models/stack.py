@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
 
-from bareformers.blocks import base as blocks
+from bareformers import registry
 from bareformers.blocks.base import Signals
 from bareformers.blocks.layers import norm
 from bareformers.errors import InputError
 from bareformers.mixers import base as mixers
 from bareformers.mixers.dropout import Dropout
 from bareformers.mixers.masks import Mask
-from bareformers.mixers.positions import sinusoids
 from bareformers.models.config import BareConfig
+from bareformers.models.positions import sinusoids
 
 
 class Embeddings(nn.Module):
@@ -67,7 +67,7 @@ class StackOutput(BaseModelOutput):
 
 
 class Stack(nn.Module):
-    """Embeddings and blocks of one role: `encoder` (sees both sides) or `decoder` (causal, with a context or without)."""
+    """Embeddings and blocks of one role: `encoder` (sees both sides) or `decoder` (causal, may read a context)."""
 
     main_input_name = "input_ids"
 
@@ -75,10 +75,15 @@ class Stack(nn.Module):
         super().__init__()
         self.config, self.role = config, role
         self.embeddings = Embeddings(config)
-        cls, options = blocks.parse(config.block)
+        cls, options = registry.blocks.parse(config.block, "block")
         reads_context = role == "decoder" and config.is_encoder_decoder
         self.blocks = nn.ModuleList(
-            cls(config.place(role, layer), self._mixer(role, layer), self._mixer("cross", layer) if reads_context else None, options)
+            cls(
+                config.place(role, layer),
+                self._mixer(role, layer),
+                self._mixer("cross", layer) if reads_context else None,
+                options,
+            )
             for layer in range(config.num_layers(role))
         )
 

@@ -38,9 +38,7 @@ def quality_against_cost(comparison: Comparison) -> list[str]:
     Up is better and left is cheaper in each: a score where lower is better has its axis upside down, and speeds
     stand as time per token relative to the baseline. Bars are as long as the spread of the seeds, centred on the mean.
     """
-    return [
-        _scatter(comparison, cost, f"cost{number}") for number, cost in enumerate(_costs(comparison)[:3], start=1)
-    ]
+    return [_scatter(comparison, cost, f"cost{number}") for number, cost in enumerate(_costs(comparison)[:3], start=1)]
 
 
 def _costs(comparison: Comparison) -> list[_Cost]:

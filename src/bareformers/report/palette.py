@@ -50,16 +50,12 @@ def looks(comparison: Comparison) -> dict[str, Look]:
             found[variant.name] = Look("floor", ("X", "P", "*")[floors % 3])
             floors += 1
         else:
-            found[variant.name] = Look(
-                _HUES[coloured % len(_HUES)], _MARKERS[coloured // len(_HUES) % len(_MARKERS)]
-            )
+            found[variant.name] = Look(_HUES[coloured % len(_HUES)], _MARKERS[coloured // len(_HUES) % len(_MARKERS)])
             coloured += 1
     return found
 
 
 def stylesheet() -> str:
     """CSS custom properties for both themes: `--v1` and so on."""
-    light, dark = (
-        " ".join(f"--{name}: {colours[theme]};" for name, colours in THEMES.items()) for theme in (0, 1)
-    )
+    light, dark = (" ".join(f"--{name}: {colours[theme]};" for name, colours in THEMES.items()) for theme in (0, 1))
     return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"

@@ -20,7 +20,7 @@ _LABELS = {
     "forward_ms": "time of a forward pass",
     "step_ms": "time of a decoding step",
     "mcc": "MCC",
-    "peak_memory": "peak memory",
+    "peak_memory": "activation memory",
     "state_bytes": "decoding state",
     "ter": "TER",
     "train_tokens_per_second": "training speed",

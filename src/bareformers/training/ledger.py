@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ class Spent:
     seconds: float = 0.0
     best_loss: float | None = None
     evaluations_since_best: int = 0
+    is_scheduled: bool = True
+    """Whether the checkpoint that this is saved with stands at one of the recipe's marks, not at an interruption."""
 
 
 class Ledger:
@@ -54,20 +57,32 @@ class Ledger:
             file.write(json.dumps(row) + "\n")
 
     def save(self, checkpoint: Path) -> None:
-        """Into the folder of a checkpoint; written last, so its presence says that the checkpoint is whole."""
-        (checkpoint / self.FILE).write_text(json.dumps(asdict(self.spent)), encoding="utf-8")
+        """Into the folder of a checkpoint."""
+        replace(checkpoint / self.FILE, json.dumps(asdict(self.spent)))
 
     def load(self, checkpoint: Path) -> None:
         """Go back to a checkpoint; rows of `metrics.jsonl` from after it are forgotten."""
-        self.spent = Spent(**json.loads((checkpoint / self.FILE).read_text(encoding="utf-8")))
+        self.spent = saved(checkpoint)
         rows = self._metrics.read_text(encoding="utf-8").splitlines() if self._metrics.exists() else []
         kept = [row for row in rows if _whole(row) and json.loads(row)["step"] <= self.spent.steps]
-        self._metrics.write_text("".join(row + "\n" for row in kept), encoding="utf-8")
+        replace(self._metrics, "".join(row + "\n" for row in kept))
 
     def restart(self) -> None:
         """Forget everything."""
         self.spent = Spent()
         self._metrics.write_text("", encoding="utf-8")
+
+
+def saved(folder: Path) -> Spent:
+    """What `Ledger.save` wrote into the folder of a checkpoint or of a finished model."""
+    return Spent(**json.loads((folder / Ledger.FILE).read_text(encoding="utf-8")))
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 def _whole(row: str) -> bool:

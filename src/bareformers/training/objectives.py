@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 
-class Likelihood:
+class CrossEntropy:
     """Cross-entropy of the labels, smoothed; asks our models for the loss alone, so that no logit is made in vain."""
 
     def __init__(self, label_smoothing: float = 0.0) -> None:

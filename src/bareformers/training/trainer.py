@@ -1,12 +1,13 @@
 """Training with a budget: a thin subclass of `transformers.Trainer`.
 
-`Trainer` brings the loop, mixed precision, accumulation, clipping, checkpoints, distribution and trackers. Ours adds what a
-fair comparison needs: one plan of batches for all variants, schedules that end with the budget, a clock that leaves
+`Trainer` brings the loop, mixed precision, accumulation, clipping, checkpoints and trackers. Ours adds what a fair
+comparison needs: one plan of batches for all variants, schedules that end with the budget, a clock that leaves
 evaluation out, and checkpoints from which a killed run reaches the same numbers.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import signal
@@ -20,17 +21,27 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from bareformers.data.batching import BatchPlan
-from bareformers.data.examples import IGNORED, Examples
-from bareformers.errors import InputError, Interrupted
-from bareformers.measure.environment import bf16_pays, default_device
+from bareformers.data.examples import Examples
+from bareformers.errors import Diverged, InputError, Interrupted
+from bareformers.measure.environment import default_device, uses_bf16
+from bareformers.measure.quality import num_predicted
 from bareformers.recipe import Training
 from bareformers.training import schedules
-from bareformers.training.ledger import Ledger
-from bareformers.training.objectives import Likelihood
+from bareformers.training.ledger import Ledger, saved
+from bareformers.training.objectives import CrossEntropy
 
 ENDLESS = 10**9  # steps of a budget in minutes, which the clock ends
 
@@ -43,6 +54,7 @@ class BareTrainer(Trainer):
         settings: the training section of a recipe.
         examples: the training side.
         collate: makes a list of examples a batch.
+        is_causal: whether the model shifts its labels, so that the first of each row is not predicted.
         validate: the validation loss of the model, in nats per token.
         folder: of the run; holds `metrics.jsonl`, and `checkpoints/` while training lasts.
         seed: of the order of the batches and of dropout.
@@ -56,6 +68,7 @@ class BareTrainer(Trainer):
         settings: Training,
         examples: Examples,
         collate: Callable[[Sequence[Any]], dict[str, Tensor]],
+        is_causal: bool,
         validate: Callable[[nn.Module], float],
         folder: Path,
         seed: int,
@@ -63,7 +76,8 @@ class BareTrainer(Trainer):
         callbacks: Iterable[TrainerCallback] = (),
     ) -> None:
         budget = settings.budget
-        self.settings, self.objective, self.validate = settings, Likelihood(settings.label_smoothing), validate
+        self.settings, self.objective, self.validate = settings, CrossEntropy(settings.label_smoothing), validate
+        self.is_causal = is_causal
         self.checkpoints = folder / "checkpoints"
         self.ledger = Ledger(folder / "metrics.jsonl")
         self.plan = BatchPlan(
@@ -78,7 +92,6 @@ class BareTrainer(Trainer):
         self.is_timed = budget.minutes is not None
         num_steps = ENDLESS if self.is_timed else math.ceil(len(self.plan) / settings.accumulate)
         device = default_device()
-        precision = "bf16" if settings.precision == "auto" and bf16_pays(device) else settings.precision
         arguments = TrainingArguments(
             output_dir=str(self.checkpoints),
             max_steps=num_steps,
@@ -88,14 +101,13 @@ class BareTrainer(Trainer):
             adam_beta2=settings.betas[1],
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.clip,
-            bf16=precision == "bf16",
+            bf16=uses_bf16(settings.precision, device),
             use_cpu=device.type == "cpu",
             seed=seed,
             logging_strategy="no",
             logging_nan_inf_filter=False,
             save_strategy="no",
             eval_strategy="no",
-            save_total_limit=max(settings.average_checkpoints, 1),
             report_to=settings.report_to or "none",
             run_name=label or None,
             remove_unused_columns=False,
@@ -104,11 +116,21 @@ class BareTrainer(Trainer):
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         self.watch = Watch(self, label)
-        super().__init__(
-            model=model, args=arguments, train_dataset=examples, data_collator=collate, callbacks=[self.watch, *callbacks]
-        )
-        for callback in [c for c in self.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
-            self.remove_callback(callback)
+        try:
+            super().__init__(
+                model=model,
+                args=arguments,
+                train_dataset=examples,
+                data_collator=collate,
+                callbacks=[self.watch, *callbacks],
+            )
+        except (ValueError, RuntimeError) as error:
+            if not settings.report_to:
+                raise
+            raise InputError(f"training.report_to: {' '.join(str(error).split())}") from error
+        self.remove_callback(PrinterCallback)
+        if self.args.world_size > 1 or self.args.n_gpu > 1:
+            raise InputError("training runs on one device for now; write CUDA_VISIBLE_DEVICES=0 before the command")
 
     @property
     def progress(self) -> float:
@@ -123,22 +145,34 @@ class BareTrainer(Trainer):
 
         Raises:
             Interrupted: a signal came; the checkpoint is written.
-            InputError: the loss is no number any more.
+            Diverged: the loss is no number any more.
         """
         resume = self._last_whole_checkpoint()
         if resume is None:
             self.ledger.restart()
         else:
             self.ledger.load(Path(resume))
-        with self.watch.signals():
-            self.train(resume_from_checkpoint=resume)
-        if self.watch.is_interrupted and self.progress < 1:
-            raise Interrupted(f"stopped at {self.progress:.0%} of the budget, with a checkpoint")
+        if resume is not None and (self.progress >= 1 or self.is_out_of_patience):
+            self._load_from_checkpoint(resume)
+        else:
+            try:
+                with self.watch.signals():
+                    self.train(resume_from_checkpoint=resume)
+            finally:
+                self.watch.end_line()
+        if self.watch.is_interrupted:
+            raise Interrupted(f"stopped at {self.progress:.0%} of the budget of {self.watch.label}, with a checkpoint")
         self._final_weights()
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether early stopping has seen enough evaluations without a better loss."""
+        patience = self.settings.early_stopping
+        return patience is not None and self.ledger.spent.evaluations_since_best >= patience
 
     def _last_whole_checkpoint(self) -> str | None:
         while self.checkpoints.is_dir() and (last := get_last_checkpoint(str(self.checkpoints))):
-            if (Path(last) / Ledger.FILE).exists():
+            if is_whole(Path(last)):
                 return last
             shutil.rmtree(last)  # the run was killed while it was writing
         return None
@@ -149,8 +183,13 @@ class BareTrainer(Trainer):
         if self.settings.early_stopping and best.exists():
             self.model.load_state_dict(load_file(best), strict=False)
         elif self.settings.average_checkpoints > 1:
-            folders = sorted(self.checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-            average_weights(self.model, [path / "model.safetensors" for path in folders])
+            last = self._scheduled_checkpoints()[-self.settings.average_checkpoints :]
+            average_weights(self.model, [path / "model.safetensors" for path in last])
+
+    def _scheduled_checkpoints(self) -> list[Path]:
+        """Checkpoints at the recipe's marks, the oldest first."""
+        folders = sorted(self.checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+        return [path for path in folders if is_whole(path) and saved(path).is_scheduled]
 
     def get_train_dataloader(self) -> DataLoader:
         loader = DataLoader(self.train_dataset, batch_sampler=self.plan, collate_fn=self.data_collator)
@@ -174,8 +213,7 @@ class BareTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        causal = inputs["labels"].shape == inputs["input_ids"].shape and not self.model.config.is_encoder_decoder
-        self.watch.tokens += int((inputs["labels"][:, 1 if causal else 0 :] != IGNORED).sum())
+        self.watch.tokens += num_predicted(inputs["labels"], self.is_causal)
         return self.objective(model, inputs, num_items_in_batch if self.settings.accumulate > 1 else None)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -202,8 +240,32 @@ class BareTrainer(Trainer):
         save_model(self.model, str(self.checkpoints / "best.safetensors"))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # Before the rest: what `Trainer` writes last then says that the checkpoint is whole.
+        checkpoint = self.checkpoints / f"checkpoint-{self.state.global_step}"
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        self.ledger.save(checkpoint)
         super()._save_checkpoint(model, trial)
-        self.ledger.save(self.checkpoints / f"checkpoint-{self.state.global_step}")
+        kept = {checkpoint, *self._scheduled_checkpoints()[-max(self.settings.average_checkpoints, 1) :]}
+        for path in set(self.checkpoints.glob("checkpoint-*")) - kept:
+            (path / Ledger.FILE).unlink(missing_ok=True)  # so that a kill in between leaves nothing that looks whole
+            shutil.rmtree(path)
+
+    def remove_checkpoints(self) -> None:
+        """Once the model is saved elsewhere; logs of trackers stay."""
+        for path in self.checkpoints.glob("checkpoint-*"):
+            shutil.rmtree(path)
+        (self.checkpoints / "best.safetensors").unlink(missing_ok=True)
+        if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
+            self.checkpoints.rmdir()
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end."""
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return (checkpoint / Ledger.FILE).exists()
 
 
 def average_weights(model: nn.Module, files: Sequence[Path]) -> None:
@@ -227,6 +289,8 @@ class Watch(TrainerCallback):
         self.is_interrupted = False
         self._since_log = (0, 0.0)
         self._last_printed = -1.0
+        self._loss: float | None = None
+        self._is_line_open = False
 
     def signals(self) -> _Signals:
         return _Signals(self)
@@ -238,9 +302,7 @@ class Watch(TrainerCallback):
         self._since_log = (spent.tokens, spent.seconds)
         self.trainer.ledger.start_clock()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         before = self.trainer.progress
         self.trainer.ledger.count(self.tokens)
         self.tokens = 0
@@ -253,7 +315,8 @@ class Watch(TrainerCallback):
 
         control.should_log = reached(self.LOGS) or self.is_interrupted
         control.should_evaluate = reached(settings.evaluations)
-        control.should_save = reached(settings.checkpoints) or self.is_interrupted
+        self.trainer.ledger.spent.is_scheduled = reached(settings.checkpoints)
+        control.should_save = self.trainer.ledger.spent.is_scheduled or self.is_interrupted
         control.should_training_stop = after >= 1 or self.is_interrupted
         self._show(after)
 
@@ -269,21 +332,15 @@ class Watch(TrainerCallback):
             return
         ledger = self.trainer.ledger
         if not math.isfinite(logs["loss"]):
-            raise InputError(
-                f"{self.label}: the loss is {logs['loss']} at step {state.global_step}; "
-                f"write a smaller training.learning_rate or more warmup_steps"
-            )
+            raise Diverged(f"{self.label}: the loss is {logs['loss']} at step {state.global_step}")
         tokens, seconds = self._since_log
         speed = (ledger.spent.tokens - tokens) / max(ledger.spent.seconds - seconds, 1e-9)
         self._since_log = (ledger.spent.tokens, ledger.spent.seconds)
         ledger.record(loss=logs["loss"], learning_rate=logs["learning_rate"], tokens_per_second=round(speed, 1))
-        self._loss, self._speed = logs["loss"], speed
+        self._loss = logs["loss"]
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        patience = self.trainer.settings.early_stopping
-        if patience and self.trainer.ledger.spent.evaluations_since_best >= patience:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.trainer.is_out_of_patience:
             control.should_training_stop = True
         self.trainer.ledger.start_clock()
 
@@ -299,13 +356,19 @@ class Watch(TrainerCallback):
         spent = self.trainer.ledger.spent
         speed = spent.tokens / max(spent.seconds, 1e-9)
         left = spent.seconds * (1 - progress) / max(progress, 1e-9)
-        loss = f", loss {self._loss:.3f}" if hasattr(self, "_loss") else ""
+        loss = "" if self._loss is None else f", loss {self._loss:.3f}"
         line = (
             f"{self.label}  {progress:4.0%}  step {spent.steps:,}, {spent.tokens:,} tokens{loss}, "
             f"{speed:,.0f} tokens/s, {int(left) // 60}:{int(left) % 60:02d} left"
         )
-        print(f"\r\033[K{line}" if terminal else line, file=sys.stderr, end="" if terminal and progress < 1 else "\n")
-        sys.stderr.flush()
+        print(f"\r\033[K{line}" if terminal else line, file=sys.stderr, end="" if terminal else "\n", flush=True)
+        self._is_line_open = terminal
+
+    def end_line(self) -> None:
+        """Leave the line of progress, so that what follows starts on one of its own."""
+        if self._is_line_open:
+            print(file=sys.stderr, flush=True)
+            self._is_line_open = False
 
 
 class _Signals:
@@ -326,6 +389,8 @@ class _Signals:
         if self._watch.is_interrupted:
             raise KeyboardInterrupt
         self._watch.is_interrupted = True
+        self._watch.end_line()
+        print("stopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
 
     def __exit__(self, *error: Any) -> None:
         for number, handler in self._before.items():

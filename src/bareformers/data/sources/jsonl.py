@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bareformers.data.corpus import Corpus, Item, Kind, one_way, read_lines, user_path
+from bareformers.data.corpus import Corpus, Item, Kind, one_way, read_lines, refuse_unused, user_path
 from bareformers.errors import InputError
 from bareformers.registry import source
 
@@ -39,6 +39,7 @@ class Jsonl:
                 test_share=self.test_share,
                 notes=[f"Read {len(items):,} {kind} from {self.path}."],
             )
+        refuse_unused(self, ("validation_share", "test_share"), "where the sides are given one by one")
         paths = [path for path in (self.train, self.validation, self.test) if path is not None]
         sides = [_read(user_path(path), fields) for path in paths]
         sizes = ", ".join(f"{len(side):,} from {path}" for path, side in zip(paths, sides, strict=True))

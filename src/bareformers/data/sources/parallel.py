@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bareformers.data.corpus import Corpus, Pair, read_lines, user_path
+from bareformers.data.corpus import Corpus, Pair, read_lines, refuse_unused, user_path
 from bareformers.errors import InputError
 from bareformers.registry import source
 
@@ -31,6 +31,7 @@ class Parallel:
             raise InputError("parallel: write either root, a folder of aligned files, or tsv, one file")
         languages = (self.source, self.target)
         if self.tsv is not None:
+            refuse_unused(self, ("train", "validation", "test"), "with tsv, which is divided by the shares")
             pairs = _read_tsv(user_path(self.tsv), self.columns)
             return Corpus.divided(
                 "pairs",
@@ -40,6 +41,7 @@ class Parallel:
                 notes=[f"Read {len(pairs):,} pairs from {self.tsv}."],
                 languages=languages,
             )
+        refuse_unused(self, ("columns", "validation_share", "test_share"), "with root, where each side has files")
         root = user_path(self.root or "")
         stems = [stem for stem in (self.train, self.validation, self.test) if stem is not None]
         sides = [self._read(root, stem) for stem in stems]

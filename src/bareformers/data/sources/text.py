@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from bareformers.data.corpus import Corpus, one_way, read_lines, read_text, user_path
+from bareformers.data.corpus import Corpus, one_way, read_lines, read_text, refuse_unused, user_path
 from bareformers.errors import InputError, unknown
 from bareformers.registry import source
 
@@ -41,6 +41,7 @@ class Text:
                 test_share=self.test_share,
                 notes=[f"Read {len(items):,} documents from {_shown(self.path)}."],
             )
+        refuse_unused(self, ("validation_share", "test_share"), "where the sides are given one by one")
         given = [paths for paths in (self.train, self.validation, self.test) if paths is not None]
         sides = [[text for _, text in self._read(paths)] for paths in given]
         sizes = ", ".join(f"{len(side):,} from {_shown(paths)}" for paths, side in zip(given, sides, strict=True))

@@ -1,0 +1,50 @@
+"""Interleaved medians, on a clock that the test turns."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from bareformers.measure import speed
+
+
+class Clock:
+    """Time passes when a call takes it."""
+
+    def __init__(self):
+        self.now, self.order = 0.0, []
+
+    def perf_counter(self):
+        return self.now
+
+    def call(self, name, *seconds):
+        left = iter(seconds)
+
+        def take():
+            self.order.append(name)
+            self.now += next(left)
+
+        return take
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=made.perf_counter))
+    return made
+
+
+def test_calls_take_turns_and_the_warmup_does_not_count(clock):
+    calls = {"a": clock.call("a", 100, 1, 2, 3), "b": clock.call("b", 50, 7, 5, 6)}
+    found = speed.interleaved(calls, rounds=3)
+    assert clock.order == ["a", "b"] * 4
+    assert found["a"] == speed.Timing(seconds=2, spread=1, rounds=3)
+    assert found["b"] == speed.Timing(seconds=6, spread=1, rounds=3)
+
+
+def test_one_slow_round_changes_little(clock):
+    found = speed.interleaved({"a": clock.call("a", 1, 1, 99, 1, 1)}, rounds=5, warmup=0)
+    assert found["a"] == speed.Timing(seconds=1, spread=0, rounds=5)
+
+
+def test_one_round_has_no_spread(clock):
+    assert speed.interleaved({"a": clock.call("a", 9, 9, 4)}, rounds=1, warmup=2)["a"] == speed.Timing(4, 0, 1)

@@ -1,0 +1,407 @@
+"""Whole comparisons: what they leave, how they go on, and every recipe of the repository."""
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from bareformers import run as running
+from bareformers.data.corpus import cache_folder
+from bareformers.errors import InputError
+from bareformers.recipe import load
+from bareformers.report.result import Comparison, Measure, RunResult
+from tests.training import tiny
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+RUN_FILES = {
+    "recipe.yaml", "log.txt", "metrics.jsonl", "model", "samples.txt", "samples.json", "maps.npz", "environment.json",
+    "result.json",
+}  # fmt: skip
+COMMAND = "bareformers run tiny.yaml"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BAREFORMERS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def carry_out(path, *overrides):
+    """The comparison, and what was said on the way."""
+    said = []
+    return running.run(load(path, list(overrides)), COMMAND, log=said.append), said
+
+
+# A comparison of language models
+
+OVERRIDES = ("task.max_length=48", "seeds=[0,1]", "evaluation.speed_rounds=1", "training.label_smoothing=0.1")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    return tiny.language_modelling(tmp_path_factory.mktemp("language_modelling"))
+
+
+@pytest.fixture(scope="module")
+def finished(recipe):
+    """A comparison that has ended: the folder, what was returned, what was said."""
+    comparison, said = carry_out(recipe, *OVERRIDES)
+    return recipe.parent / "run", comparison, said
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """The folder of the same comparison, for a test that changes it."""
+    shutil.copytree(finished[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The labels of the runs that are trained from now on."""
+    labels, train = [], running.train
+
+    def note(each, data, log):
+        labels.append(each.label)
+        train(each, data, log)
+
+    monkeypatch.setattr(running, "train", note)
+    return labels
+
+
+def times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("seed*/**/*") if path.is_file()}
+
+
+def test_a_comparison_leaves_everything(finished):
+    folder, comparison, _ = finished
+    assert {path.name for path in folder.iterdir() if path.is_file()} == {
+        "recipe.yaml", "result.json", "results.csv", "report.html"
+    }  # fmt: skip
+    for variant in tiny.VARIANTS:
+        for seed in (0, 1):
+            run = folder / variant / f"seed{seed}"
+            assert {path.name for path in run.iterdir()} == RUN_FILES
+            assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in run.glob("model/*")}
+            assert yaml.safe_load((run / "recipe.yaml").read_text())["seed"] == seed
+            assert "trained on" in (run / "log.txt").read_text() and "bits_per_byte" in (run / "log.txt").read_text()
+            assert json.loads((run / "environment.json").read_text())["torch"]
+    assert load(folder / "recipe.yaml") == load(folder.parent / "recipe.yaml", list(OVERRIDES))
+
+
+def test_results_have_what_the_design_asks_for(finished):
+    folder, comparison, _ = finished
+    assert Comparison.load(folder / "result.json") == comparison
+    assert [variant.name for variant in comparison.variants] == list(tiny.VARIANTS)
+    assert (comparison.baseline, comparison.headline, comparison.seeds) == ("dot_product", "bits_per_byte", 2)
+    assert [variant.floor for variant in comparison.variants] == [False, False, True]
+    assert comparison.command == COMMAND and comparison.environment["torch"] and comparison.notes
+    for variant in comparison.variants:
+        assert {"bits_per_byte", "loss", "perplexity"} == set(variant.quality)
+        assert {"parameters", "state_bytes", "peak_memory"} <= set(variant.cost)
+        assert {"train_tokens_per_second", "decode_tokens_per_second"} == set(variant.speed)
+        assert {"asked", "tokens", "steps", "seconds", "epochs"} <= set(variant.budget)
+        assert all(isinstance(measure, Measure) and measure.value > 0 for _, measure in variant.measures())
+        assert variant.quality["loss"].seeds == 2 and variant.quality["loss"].spread > 0
+        assert variant.budget["asked"] == {"steps": 12} and variant.budget["steps"] == 12
+    assert len({variant.budget["tokens"] for variant in comparison.variants}) == 1
+
+
+def test_costs_are_those_of_the_mixers(finished):
+    _, comparison, _ = finished
+    width, length, float32 = 16, 48, 4
+    state = {variant.name: variant.cost["state_bytes"].value for variant in comparison.variants}
+    assert state["dot_product"] == 2 * length * width * float32 and state["average"] == (width + 1) * float32
+    parameters = {variant.name: variant.cost["parameters"].value for variant in comparison.variants}
+    assert parameters["dot_product"] - parameters["average"] == 2 * (width * width + width)
+    bare = comparison.variant("average").cost["parameters_without_embeddings"].value
+    assert parameters["average"] - bare == 300 * width
+
+
+def test_the_table_for_spreadsheets(finished):
+    rows = list(csv.DictReader((finished[0] / "results.csv").open(encoding="utf-8")))
+    assert [row["variant"] for row in rows] == list(tiny.VARIANTS) and [row["seeds"] for row in rows] == ["2"] * 3
+    assert float(rows[0]["bits_per_byte"]) == finished[1].variant("dot_product").quality["bits_per_byte"].value
+
+
+def test_the_report_names_every_variant(finished):
+    page = (finished[0] / "report.html").read_text(encoding="utf-8")
+    assert all(variant in page for variant in tiny.VARIANTS) and COMMAND in page
+    assert "was left out" not in page
+
+
+def test_maps_and_samples(finished):
+    run = finished[0] / "gaussian" / "seed0"
+    with np.load(run / "maps.npz") as arrays:
+        assert arrays["decoder/0"].shape == (2, 24, 24) and len(arrays["decoder/keys"]) == 24
+    found = json.loads((run / "samples.json").read_text(encoding="utf-8"))
+    assert found["kind"] == "generation" and len(found["samples"]) == 2
+    for sample in found["samples"]:
+        assert sample["source"].strip() and sample["source"] in (run / "samples.txt").read_text(encoding="utf-8")
+
+
+def test_what_is_said(finished):
+    folder, _, said = finished
+    assert any("Packed into blocks of 48 tokens" in sentence for sentence in said)
+    assert sum("trained on" in sentence for sentence in said) == 6
+    assert "timing 3 variants in turns" in said
+    assert not any("No variant is a floor" in note for note in finished[1].notes)
+
+
+def test_validation_is_not_smoothed(finished):
+    """The last row was recorded with the final weights."""
+    folder = finished[0] / "average" / "seed1"
+    model, data, _ = running.reload(folder, [])
+    *_, last = (row for row in tiny.metrics(folder) if "validation_loss" in row)
+    assert last["step"] == 12
+    assert last["validation_loss"] == pytest.approx(tiny.validation_loss(model, data), abs=0.02)
+
+
+def test_scores_are_those_of_the_saved_model(finished):
+    """Whatever precision it was trained in."""
+    folder = finished[0] / "dot_product" / "seed0"
+    scores, signature, _ = running.evaluate(*running.reload(folder, []))
+    recorded = RunResult.load(folder / "result.json").quality
+    assert signature is None and set(scores) == set(recorded)
+    assert all(scores[name].value == pytest.approx(recorded[name].value, rel=1e-5) for name in recorded)
+
+
+def test_given_again_nothing_is_trained(finished, recipe, trained):
+    folder, comparison, _ = finished
+    before = times(folder)
+    again, said = carry_out(recipe, *OVERRIDES)
+    assert not trained and sum("finished before" in sentence for sentence in said) == 6
+    kept = {path for path, time in times(folder).items() if time == before[path]}
+    assert kept >= {path for path in before if path.name != "recipe.yaml"} and set(times(folder)) == set(before)
+    assert again.model_copy(update={"created": comparison.created}) == comparison
+
+
+def test_another_seed_is_trained_alone(copied, recipe, trained):
+    before = times(copied)
+    comparison, _ = carry_out(recipe, *OVERRIDES, "seeds=[0,1,2]", f"output={copied}")
+    assert trained == [f"{variant} seed 2" for variant in tiny.VARIANTS]
+    assert [variant.seeds for variant in comparison.variants] == [[0, 1, 2]] * 3
+    assert all(time == before[path] for path, time in times(copied).items() if path in before and "model" in path.parts)
+
+
+def test_another_variant_is_trained_alone(copied, recipe, trained):
+    comparison, _ = carry_out(recipe, *OVERRIDES, "variants.none.mixer=none", "seeds=[0]", f"output={copied}")
+    assert trained == ["none seed 0"]
+    assert comparison.variant("none").speed["train_tokens_per_second"].value > 0
+
+
+def test_a_lost_result_is_made_again(copied, recipe, trained):
+    (copied / "average" / "seed1" / "result.json").unlink()
+    comparison, _ = carry_out(recipe, *OVERRIDES, f"output={copied}")
+    assert trained == ["average seed 1"] and comparison.variant("average").seeds == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "override, key",
+    [
+        ("training.learning_rate=0.5", "training.learning_rate"),
+        ("training.budget.steps=13", "training.budget.steps"),
+        ("model.hidden_size=32", "model.hidden_size"),
+        ("variants.average.mixer=none", "model.mixer"),
+        ("task.max_length=40", "task.max_length"),
+        ("data.validation_share=0.1", "data.validation_share"),
+        ("evaluation.beams=1", "evaluation.beams"),
+    ],
+)
+def test_a_folder_of_another_recipe_is_left_alone(finished, recipe, trained, override, key):
+    before = times(finished[0])
+    with pytest.raises(InputError, match=f"seed0 belongs to another recipe: {key} differs; write output=") as raised:
+        carry_out(recipe, *OVERRIDES, override)
+    assert "\n" not in str(raised.value)
+    assert not trained and times(finished[0]) == before
+
+
+def test_a_folder_of_something_else_is_left_alone(recipe, tmp_path):
+    (tmp_path / "average" / "seed0").mkdir(parents=True)
+    (tmp_path / "average" / "seed0" / "thesis.txt").write_text("six months of work")
+    with pytest.raises(InputError, match="holds files that are not a run"):
+        carry_out(recipe, f"output={tmp_path}")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["thesis.txt"]
+
+
+def test_a_disk_that_is_too_small(recipe, tmp_path, monkeypatch, trained):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match="has 0 MB free and this comparison may need .* MB; free some"):
+        carry_out(recipe, f"output={tmp_path / 'run'}")
+    assert not trained
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("variants.average.mixer=averge", "variant 'average': unknown mixer 'averge'; did you mean 'average'"),
+        ("variants.average.block=pre-ln", "variant 'average': unknown block 'pre-ln'; did you mean 'pre_ln'"),
+        ("variants.gaussian.mixer={name: gaussian, sdt: 1}", "variant 'gaussian': .* no option 'sdt'; did you mean 'std'"),
+        ("model.hiden_size=32", "variant 'dot_product': unknown model key 'hiden_size'; did you mean 'hidden_size'"),
+        ("model.hidden_size=33", "variant 'dot_product': hidden_size 33 is not a multiple"),
+        ("model.hidden_size=wide", "variant 'dot_product': .*hidden_size"),
+        ("model.vocab_size=99", "variant 'dot_product': vocab_size follows from the data and the task"),
+        ("data.name=txet", "unknown source 'txet'; did you mean 'text'"),
+        ("data.pth=x", "data source 'text' has no option 'pth'; did you mean 'path'"),
+        ("data={path: x}", None),
+        ("data.path=nowhere.txt", "cannot read nowhere.txt: No such file"),
+        ("data.validation_share=much", "data source 'text': validation_share"),
+        ("data.validation_share=0.99", "write shares whose sum is below 1"),
+        ("task.vocab_size=259", "vocab_size 259 is too small"),
+        ("task.vocab_size=60k", "vocab_size 60000 is more than the training text can give"),
+        ("task.max_length=90000", "less than one block"),
+        ("task.name=translation", "translation needs pairs and the source gives documents"),
+        ("plugins=[nowhere_at_all]", "plugin 'nowhere_at_all' cannot be imported"),
+        ("training.report_to=[tensorbord]", "tensorbord"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_trained(recipe, tmp_path, trained, override, words):
+    if words is None:
+        return
+    with pytest.raises(InputError, match=words) as raised:
+        carry_out(recipe, override, f"output={tmp_path / 'run'}")
+    assert "\n" not in str(raised.value) and not trained
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_block_as_short_as_the_timed_prompt(tmp_path):
+    comparison, _ = carry_out(
+        tiny.language_modelling(tmp_path, "average"), "evaluation.speed_rounds=1", "training.budget.steps=1"
+    )
+    assert comparison.variant("average").speed["decode_tokens_per_second"].value > 0
+
+
+def test_a_source_without_a_test_side_is_scored_on_validation(tmp_path):
+    path = tiny.language_modelling(tmp_path, "dot_product")
+    comparison, _ = carry_out(path, "data.test_share=0", "training.budget.steps=1")
+    assert comparison.variant("dot_product").quality["bits_per_byte"].value > 0
+    assert any("No variant is a floor" in note for note in comparison.notes)
+
+
+# A comparison of translations
+
+
+@pytest.fixture(scope="module")
+def translated(tmp_path_factory):
+    path = tiny.translation(tmp_path_factory.mktemp("translation"))
+    comparison, _ = carry_out(path, "evaluation.speed_rounds=1", "training.budget.steps=6")
+    return path.parent / "run", comparison
+
+
+def test_translations_are_scored(translated):
+    folder, comparison = translated
+    assert comparison.headline == "bleu" and [variant.floor for variant in comparison.variants] == [False, False, True]
+    for variant in comparison.variants:
+        assert {"bleu", "chrf", "loss", "perplexity"} == set(variant.quality)
+        assert 0 <= variant.quality["bleu"].value <= 100 and variant.quality["bleu"].better == "higher"
+        assert variant.signature.startswith("nrefs:1|case:mixed") and "version" in variant.signature
+        assert variant.speed["decode_tokens_per_second"].value > 0
+    assert "gaussian (encoder, decoder), dot_product (cross) in pre_ln" in (folder / "report.html").read_text("utf-8")
+
+
+def test_samples_stand_beside_their_references(translated):
+    folder, _ = translated
+    found = json.loads((folder / "dot_product" / "seed0" / "samples.json").read_text(encoding="utf-8"))
+    assert found["kind"] == "translation" and len(found["samples"]) == 2
+    pairs = tiny.reversals(16, seed=2)
+    assert [(sample["source"], sample["reference"]) for sample in found["samples"]] == pairs[:2]
+
+
+def test_maps_have_three_roles(translated):
+    folder, _ = translated
+    with np.load(folder / "gaussian" / "seed0" / "maps.npz") as arrays:
+        shapes = {role: arrays[f"{role}/0"].shape for role in ("encoder", "decoder", "cross")}
+        keys = {role: len(arrays[f"{role}/keys"]) for role in shapes}
+        queries = {role: len(arrays[f"{role}/queries"]) for role in shapes}
+    assert shapes == {role: (2, queries[role], keys[role]) for role in shapes}
+    assert keys["cross"] == keys["encoder"] and queries["cross"] == queries["decoder"]
+
+
+# The verbs, on what was trained
+
+
+def test_evaluate(finished, translated, capsys):
+    run = finished[0] / "gaussian" / "seed1"
+    outcome = tiny.command(capsys, "evaluate", run)
+    value = RunResult.load(run / "result.json").quality["bits_per_byte"].value
+    assert outcome.code == 0 and f"{value:.3f}" in outcome.out and "bits/byte" in outcome.out
+
+    outcome = tiny.command(capsys, "evaluate", translated[0] / "gaussian" / "seed0", "evaluation.beams=1", "data.test=val")
+    assert outcome.code == 0 and {"bleu", "chrf", "signature"} <= set(outcome.out.split())
+
+
+def test_evaluate_takes_only_what_it_can_change(finished, capsys):
+    run = finished[0] / "gaussian" / "seed0"
+    for words, sentence in {
+        ("training.clip=1",): "changes nothing that is evaluated",
+        ("data.path",): "changes nothing that is evaluated",
+        ("evaluation.beem=1",): "did you mean 'beams'",
+        ("evaluation.beams=[",): "evaluation.beams=[",
+        ("data.pth=x",): "did you mean 'path'",
+    }.items():
+        assert sentence in tiny.command(capsys, "evaluate", run, *words).sentence
+
+
+def test_translate(translated, capsys):
+    run = translated[0] / "dot_product" / "seed0"
+    words = tiny.vocabulary()
+    lines = [f"{words[0]} {words[1]}", "", f"{words[2]} </s> Äpfel 日本"]
+    outcome = tiny.command(capsys, "translate", run, "--beams", 2, stdin="\n".join(lines).encode())
+    assert outcome.code == 0 and len(outcome.out.split("\n")) == 4 and outcome.out.split("\n")[1] == ""
+    assert tiny.command(capsys, "translate", run, stdin=b"").out == ""
+
+
+def test_generate(finished, capsys):
+    run = finished[0] / "average" / "seed0"
+    first, again = (tiny.command(capsys, "generate", run, "--prompt", "the ", "--tokens", 6, "--seed", 3) for _ in "ab")
+    assert first.code == 0 and first.out == again.out and first.out.startswith("the ")
+    greedy = tiny.command(capsys, "generate", run, "--tokens", 6, "--temperature", 0, stdin=b"the ")
+    assert greedy.code == 0 and greedy.out.startswith("the ") and len(greedy.out) > len("the \n")
+
+
+def test_report(copied, capsys):
+    (copied / "report.html").unlink()
+    outcome = tiny.command(capsys, "report", copied)
+    assert outcome.code == 0 and str(copied / "report.html") in outcome.out and (copied / "report.html").exists()
+
+
+def test_run(recipe, tmp_path, capsys):
+    outcome = tiny.command(capsys, "run", recipe, "training.budget.steps=2", f"output={tmp_path / 'run'}")
+    assert outcome.code == 0 and f"Report: {tmp_path / 'run' / 'report.html'}" in outcome.out
+    assert all(variant in outcome.out for variant in tiny.VARIANTS)
+    assert "tokens/s" in outcome.err and "100%" in outcome.err
+    command = Comparison.load(tmp_path / "run" / "result.json").command
+    assert command == f"bareformers run {recipe} training.budget.steps=2 output={tmp_path / 'run'}"
+
+
+# The recipes of the repository
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_runs(path, tmp_path, monkeypatch):
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+    if data["name"] == "hub":
+        pytest.skip("needs the Hugging Face hub")
+    if data["name"] == "libreoffice_help":
+        monkeypatch.delenv("BAREFORMERS_CACHE")
+        is_cached = len(list(cache_folder().glob("libreoffice_help/libreoffice-help-*"))) > 1
+        if not is_cached and (os.environ.get("BAREFORMERS_OFFLINE") or shutil.which("apt-get") is None):
+            pytest.skip("needs apt-get and a network, or its packages in the cache")
+    recipe = load(path, [*tiny.two_steps(path, tmp_path), f"output={tmp_path / 'run'}"])
+    try:
+        comparison = running.run(recipe, f"bareformers run {path}", log=lambda sentence: None)
+    except InputError as error:
+        if "cannot download" in str(error):
+            pytest.skip(str(error))
+        raise
+    assert [variant.name for variant in comparison.variants] == list(recipe.variants)
+    assert (tmp_path / "run" / "report.html").exists()
+    assert any(variant.floor for variant in comparison.variants), "a comparison without a floor says nothing"

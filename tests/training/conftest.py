@@ -1,0 +1,15 @@
+import pytest
+
+from tests.training import tiny
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    """Blocks of made-up text."""
+    return tiny.text_data(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory):
+    """Reversals as translation."""
+    return tiny.pair_data(tmp_path_factory.mktemp("cache"))

@@ -1,0 +1,268 @@
+"""Corpora, recipes and trainers so small that a whole comparison takes seconds."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from transformers import set_seed
+
+from bareformers import cli, registry
+from bareformers.data.batching import evaluation_batches
+from bareformers.data.corpus import Corpus, Pair
+from bareformers.data.tasks import TaskData, prepare
+from bareformers.measure import quality
+from bareformers.models import BareConfig, BareForCausalLM, BareForSeq2SeqLM
+from bareformers.recipe import Training
+from bareformers.training.trainer import BareTrainer
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "dropout": 0.0,
+}
+VARIANTS = {
+    "dot_product": {"mixer": "dot_product"},
+    "gaussian": {"mixer": "gaussian", "cross_mixer": "dot_product"},
+    "average": {"mixer": "average"},
+}
+MAX_LENGTH = 32
+
+
+@functools.cache
+def vocabulary(size: int = 120) -> tuple[str, ...]:
+    """Words of two or three syllables, no two alike."""
+    random = np.random.default_rng(0)
+    syllables = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
+    words: dict[str, None] = {}
+    while len(words) < size:
+        words["".join(random.choice(syllables, random.integers(2, 4)))] = None
+    return tuple(words)
+
+
+def paragraphs(count: int = 220, seed: int = 0) -> list[str]:
+    """Made-up English: adjectives, nouns and verbs have their places, and a paragraph comes back to its subject."""
+    random = np.random.default_rng(seed)
+    nouns, verbs, adjectives = np.split(np.array(vocabulary()), 3)
+    found = []
+    for _ in range(count):
+        subject = random.choice(nouns)
+        sentences = [
+            f"the {random.choice(adjectives)} {subject} {random.choice(verbs)}s the {random.choice(nouns)}."
+            for _ in range(random.integers(6, 12))
+        ]
+        found.append(" ".join(sentences))
+    return found
+
+
+def reversals(count: int, seed: int) -> list[Pair]:
+    """Three to five words, and the same words from the last to the first."""
+    random = np.random.default_rng(seed)
+    rows = [random.choice(vocabulary(), random.integers(3, 6)).tolist() for _ in range(count)]
+    return [(" ".join(row), " ".join(reversed(row))) for row in rows]
+
+
+def write_text(path: Path) -> Path:
+    """About 60 kB of paragraphs."""
+    path.write_text("\n\n".join(paragraphs()) + "\n", encoding="utf-8")
+    return path
+
+
+def write_parallel(
+    root: Path,
+    languages: tuple[str, str] = ("de", "en"),
+    stems: Iterable[str] = ("train", "val", "test"),
+) -> Path:
+    """Aligned files of reversals: many to train on, a few for each other stem."""
+    root.mkdir(parents=True, exist_ok=True)
+    for number, stem in enumerate(stems):
+        pairs = reversals(16 if number else 400, seed=number)
+        for side, language in enumerate(languages):
+            (root / f"{stem}.{language}").write_text("".join(f"{pair[side]}\n" for pair in pairs), encoding="utf-8")
+    return root
+
+
+def language_modelling(folder: Path, *variants: str) -> Path:
+    """The recipe of a comparison of language models on made-up text; of all three variants by default."""
+    data = {"name": "text", "path": str(write_text(folder / "text.txt"))}
+    return _write_recipe(folder, "language_modelling", data, variants)
+
+
+def translation(folder: Path, *variants: str) -> Path:
+    """The recipe of a comparison of encoder-decoders that reverse sentences."""
+    root = str(write_parallel(folder / "pairs"))
+    return _write_recipe(folder, "translation", {"name": "parallel", "root": root, "test": "test"}, variants)
+
+
+def _write_recipe(folder: Path, task: str, data: dict[str, Any], variants: tuple[str, ...]) -> Path:
+    recipe = {
+        "name": "tiny",
+        "data": data,
+        "task": {"name": task, "vocab_size": 300, "max_length": MAX_LENGTH},
+        "model": SIZES,
+        "variants": {name: VARIANTS[name] for name in variants or VARIANTS},
+        "training": {
+            "budget": {"steps": 12},
+            "batch_tokens": 256,
+            "warmup_steps": 4,
+            "evaluations": 2,
+            "checkpoints": 2,
+        },
+        "evaluation": {"beams": 2, "samples": 2, "sample_tokens": 6, "speed_rounds": 0},
+        "output": str(folder / "run"),
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def two_steps(path: Path, folder: Path) -> list[str]:
+    """Overrides with which any recipe of the repository takes seconds, on made-up data where its own is not at hand."""
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+    overrides = [
+        "task.vocab_size=400",
+        "model.hidden_size=32",
+        "model.intermediate_size=64",
+        "training.budget.steps=2",
+        "training.evaluations=1",
+        "training.checkpoints=1",
+        "training.average_checkpoints=0",
+        "evaluation.beams=1",
+        "evaluation.max_sentences=3",
+        "evaluation.samples=1",
+        "evaluation.sample_tokens=4",
+        "evaluation.speed_rounds=0",
+        "seeds=[0]",
+    ]
+    if data["name"] == "parallel":
+        given = {**vars(registry.sources.get("parallel")()), **data}
+        stems = [given[part] for part in ("train", "validation", "test") if given[part] is not None]
+        root = write_parallel(folder / "pairs", (given["source"], given["target"]), stems)
+        overrides += [f"data.root={root}", "data.tsv=null"]
+    elif data["name"] == "python_stdlib":
+        overrides.append("data.max_files=12")
+    elif data["name"] == "text":
+        overrides += ["data.train=null", "data.validation=null", "data.test=null", "data.documents=paragraphs"]
+        overrides.append(f"data.path={write_text(folder / 'text.txt')}")
+    elif data["name"] == "libreoffice_help":
+        overrides.append("data.max_words=8")
+    return overrides
+
+
+def text_data(cache: Path) -> TaskData:
+    """Blocks of the made-up text, prepared."""
+    texts = tuple(paragraphs())
+    corpus = Corpus("documents", texts[:200], texts[200:206], texts[206:212])
+    return prepare(corpus, "language_modelling", 300, MAX_LENGTH, cache=cache)
+
+
+def pair_data(cache: Path) -> TaskData:
+    """Reversals, prepared."""
+    train, validation, test = (tuple(reversals(count, seed)) for seed, count in enumerate((400, 16, 16)))
+    return prepare(Corpus("pairs", train, validation, test), "translation", 300, MAX_LENGTH, cache=cache)
+
+
+def model(data: TaskData, mixer: Any = "dot_product", seed: int = 0, **config: Any) -> Any:
+    """An untrained model for `data`."""
+    is_pairs = data.task == "translation"
+    set_seed(seed)
+    given = {
+        **SIZES,
+        "vocab_size": len(data.tokenizer),
+        "max_position_embeddings": MAX_LENGTH,
+        "mixer": mixer,
+        **config,
+    }
+    cls = BareForSeq2SeqLM if is_pairs else BareForCausalLM
+    return cls(BareConfig.from_recipe(is_encoder_decoder=is_pairs, **given))
+
+
+def validation_loss(net: Any, data: TaskData) -> float:
+    """Nats per token on the validation side."""
+    batches = (
+        data.collate([data.validation[index] for index in indices])
+        for indices in evaluation_batches(data.validation.lengths, 1024)
+    )
+    return quality.likelihood(net, batches, causal=data.task == "language_modelling").loss
+
+
+def trainer(
+    data: TaskData,
+    folder: Path,
+    mixer: Any = "dot_product",
+    seed: int = 0,
+    validate: Callable[[Any], float] | None = None,
+    callbacks: Iterable[Any] = (),
+    collate: Callable[..., Any] | None = None,
+    config: dict[str, Any] | None = None,
+    **settings: Any,
+) -> BareTrainer:
+    """A trainer of a tiny model; `settings` are those of a recipe's training section."""
+    given = {"batch_tokens": 256, "warmup_steps": 4, "evaluations": 2, "checkpoints": 2, "precision": "fp32"}
+    folder.mkdir(parents=True, exist_ok=True)
+    return BareTrainer(
+        model(data, mixer, seed, **(config or {})),
+        Training.model_validate({"budget": {"steps": 12}, **given, **settings}),
+        data.train,
+        collate or data.collate,
+        validate or (lambda net: validation_loss(net, data)),
+        folder,
+        seed,
+        label="tiny",
+        callbacks=callbacks,
+    )
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of `metrics.jsonl` without what time has to do with."""
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [{key: row[key] for key in row if key not in ("seconds", "tokens_per_second")} for row in rows]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def sentence(self) -> str:
+        """What a failed command says, once it is sure that it says it as it should."""
+        lines = self.err.splitlines()
+        said = [line for line in lines if line.startswith("bareformers: ")]
+        assert self.code == 2, self
+        assert len(said) == 1 and lines[-1] == said[0], self.err
+        assert "Traceback" not in self.err + self.out
+        return said[0].removeprefix("bareformers: ")
+
+
+def command(capsys: pytest.CaptureFixture[str], *words: object, stdin: bytes = b"") -> Outcome:
+    """Give a command to the entry point in this process, which is several seconds faster than a new one."""
+    capsys.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["bareformers", *map(str, words)])
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    code = ended.value.code
+    captured = capsys.readouterr()
+    return Outcome(code if isinstance(code, int) else int(code is not None), captured.out, captured.err)
+
+
+def forget(registered: registry.Registry, *names: str) -> None:
+    """Take back what a test has registered."""
+    for name in names:
+        registered._classes.pop(name, None)
