@@ -95,6 +95,8 @@ def report(
     """Build report.html again from the files of a comparison (no torch needed)."""
     from bareformers.report import html
 
+    if (folder / "metrics.jsonl").exists():
+        raise InputError(f"{folder} is one run; give the folder of the comparison, {folder.parent.parent}")
     print(f"Report: {html.build(folder)}")
 
 
