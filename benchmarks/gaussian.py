@@ -168,9 +168,10 @@ def show(rows: list[dict[str, Any]]) -> None:
     for column in table.columns[1:3] + table.columns[4:]:
         column.justify = "right"
     for row in rows:
+        passes = {"forward": "fwd", "forward and backward": "fwd+bwd"}
         milliseconds = [f"{1e3 * row['seconds'][form]['median']:,.1f} ms" for form in ("fast", "full", "kept")]
         ratios = [f"{row[name]:,.1f}x" for name in ("full_over_fast", "kept_over_fast")]
-        table.add_row(row["role"], str(row["length"]), str(row["batch"]), row["pass"], *milliseconds, *ratios)
+        table.add_row(row["role"], str(row["length"]), str(row["batch"]), passes[row["pass"]], *milliseconds, *ratios)
     Console().print(table)
 
 

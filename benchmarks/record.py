@@ -13,10 +13,12 @@ from bareformers.report.result import write_whole
 
 def save(path: Path, benchmark: str, settings: dict[str, Any], figures: dict[str, Any]) -> None:
     """Write the figures of `benchmark` (each with its unit) and what they were measured with."""
+    machine = environment.describe()
+    machine.pop("dtype", None)  # that of our training; figures have their own
     record = {
         "benchmark": benchmark,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": environment.describe(),
+        "machine": machine,
         "settings": settings,
         **figures,
     }

@@ -50,13 +50,14 @@ import torch
 from record import save
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     DataCollatorForSeq2Seq,
     MarianConfig,
     MarianMTModel,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
+    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -103,6 +104,7 @@ class Speed:
     Attributes:
         tokens_per_second: real target tokens.
         tokens, seconds, steps: what was counted.
+        dtype: that the products are calculated in.
         rows: sentences of a batch, on average, where known.
         target_padding: share of the label positions that was padding, where known.
         parameters: trained ones; tied ones once.
@@ -114,6 +116,7 @@ class Speed:
     tokens: int
     seconds: float
     steps: int
+    dtype: str
     rows: float | None
     target_padding: float | None
     parameters: int
@@ -152,7 +155,7 @@ class Clock(TrainerCallback):
         if self.step > self.warmup and self.seconds >= self.limit:
             control.should_training_stop = True
 
-    def speed(self, peer: str, counted: Counted, model: nn.Module, package: str) -> Speed:
+    def speed(self, peer: str, counted: Counted, trainer: Trainer, package: str) -> Speed:
         steps = counted.batches[self.warmup : self.step]  # the loader may have made a batch ahead
         rows, tokens, positions = (sum(column) for column in zip(*steps, strict=True))
         return Speed(
@@ -161,9 +164,10 @@ class Clock(TrainerCallback):
             tokens,
             round(self.seconds, 2),
             len(steps),
+            "bf16 autocast" if trainer.args.bf16 else "fp32",
             rows=round(rows / len(steps), 1),
             target_padding=round(1 - tokens / positions, 3),
-            parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
             versions={name: version(name) for name in (package, "torch")},
         )
 
@@ -184,18 +188,20 @@ def time_ours(data: TaskData, recipe: Recipe, options: argparse.Namespace) -> Sp
     model = run.MODELS[data.task](run.configure(recipe, recipe.baseline_name, data))
     counted, clock = Counted(data.collate), Clock(options.warmup, options.seconds)
     with tempfile.TemporaryDirectory() as folder:
-        BareTrainer(
+        trainer = BareTrainer(
             model,
             recipe.training_for(recipe.baseline_name),
             data.train,
             counted,
-            lambda model: 0.0,  # not reached: the only evaluation is at the end of the budget
-            Path(folder),
-            options.seed,
+            is_causal=False,
+            validate=lambda model: 0.0,  # not reached: the only evaluation is at the end of the budget
+            folder=Path(folder),
+            seed=options.seed,
             label=options.peer,
             callbacks=[clock],
-        ).fit()
-    return clock.speed(options.peer, counted, model, "bareformers")
+        )
+        trainer.fit()
+    return clock.speed(options.peer, counted, trainer, "bareformers")
 
 
 def time_marian(data: TaskData, recipe: Recipe, options: argparse.Namespace) -> Speed:
@@ -239,15 +245,16 @@ def time_marian(data: TaskData, recipe: Recipe, options: argparse.Namespace) -> 
             bf16=options.peer == "marian-bf16",
             use_cpu=default_device().type == "cpu",
         )
-        Seq2SeqTrainer(
+        trainer = Seq2SeqTrainer(
             model=model,
             args=arguments,
             train_dataset=examples,
             data_collator=counted,
             processing_class=tokenizer,
             callbacks=[clock],
-        ).train()
-    return clock.speed(options.peer, counted, model, "transformers")
+        )
+        trainer.train()
+    return clock.speed(options.peer, counted, trainer, "transformers")
 
 
 def random_rows(lengths: Any, batch_tokens: int) -> int:
@@ -287,6 +294,7 @@ def time_joeynmt(data: TaskData, recipe: Recipe, options: argparse.Namespace) ->
         round(tokens),
         round(seconds, 2),
         len(steps) - 1,
+        "fp32",
         rows=None,
         target_padding=None,
         parameters=int(parameters[1]) if parameters else 0,
@@ -426,6 +434,7 @@ def read_recipe(options: argparse.Namespace) -> Recipe:
         "training.evaluations": 1,  # at the end of the budget, which is not reached: no peer evaluates or saves
         "training.checkpoints": 1,
         "training.average_checkpoints": 0,
+        "training.early_stopping": None,
         "training.precision": "fp32" if options.peer == "ours-fp32" else "auto",
     }
     return load(RECIPE, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
@@ -504,6 +513,7 @@ def summary(speeds: list[Speed]) -> dict[str, Any]:
             "highest": max(rates),
             "unit": "real target tokens/s",
         },
+        "dtype": speeds[0].dtype,
         "parameters": speeds[0].parameters,
         "versions": speeds[0].versions,
         "rounds": [
@@ -525,13 +535,13 @@ def ratio(ours: list[Speed], theirs: list[Speed]) -> dict[str, float]:
 
 
 def show(peers: dict[str, dict[str, Any]], ratios: dict[str, dict[str, float]]) -> None:
-    table = Table("peer", "tokens/s", "lowest", "highest", "parameters", "ours is", box=None)
-    for column in table.columns[1:]:
+    table = Table("peer", "dtype", "tokens/s", "lowest", "highest", "parameters", "ours is", box=None)
+    for column in table.columns[2:]:
         column.justify = "right"
     for peer, found in peers.items():
         rates = [f"{found['tokens_per_second'][name]:,.0f}" for name in ("median", "lowest", "highest")]
         times = f"{ratios[peer]['of_medians']:.2f}x" if peer in ratios else ""
-        table.add_row(peer, *rates, f"{found['parameters']:,}", times)
+        table.add_row(peer, found["dtype"], *rates, f"{found['parameters']:,}", times)
     Console().print(table)
 
 

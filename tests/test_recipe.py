@@ -51,7 +51,9 @@ MISTAKES = {
     "length": ("task.max_length=1", "task.max_length: .*greater than or equal to 2"),
     "list_for_a_number": ("training.clip=[1,2]", "training.clip: "),
     "averaging": ("training.average_checkpoints=11", "training: average_checkpoints 11 is more than checkpoints 10"),
+    "two_choices": ("training={average_checkpoints: 2, early_stopping: 2}", "both choose the final weights"),
     "betas": ("training.betas=[0.9]", "training.betas"),
+    "negative_seed": ("seeds=[-1]", "seeds.0: .*not -1"),
     "seeds": ("seeds=[0,0]", "seeds repeat"),
     "no_seed": ("seeds=[]", "seeds: .*at least 1 item"),
     "seed": ("seeds=3", "seeds: .*list, not 3"),
@@ -62,7 +64,11 @@ MISTAKES = {
     "variant_training_number": ("variants.none.training=5", "variants.none.training"),
     "variant_training_key": ("variants.none.training.clpi=1", "variants.none.training: .*did you mean 'clip'"),
     "variant_training_value": ("variants.none.training.clip=-1", "variants.none.training: clip: .*not -1"),
-    "variant_budget": ("variants.none.training.budget.steps=5", "variant 'none' changes the budget"),
+    "variant_budget": (
+        "variants.none.training.budget.steps=5",
+        "variant 'none' changes training.budget; every variant",
+    ),
+    "variant_batches": ("variants.none.training.batch_tokens=9", "variant 'none' changes training.batch_tokens"),
     "data": ("data=python_stdlib", "data: .*dictionary, not 'python_stdlib'"),
     "name": ("name=a b", "name: .*not 'a b'"),
     "name_of_a_folder_above": ("name=../x", "name: .*not '../x'"),
@@ -141,7 +147,7 @@ def test_there_is_no_such_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "written, tokens",
+    "text, tokens",
     [("20M", 20_000_000), ("300k", 300_000), ("1.5M", 1_500_000), ("2G", 2 * 10**9), (7, 7), ("7", 7)],
 )
 def test_numbers_may_have_suffixes(path, text, tokens):
@@ -197,7 +203,7 @@ def test_defaults(path):
 
 
 def test_what_is_dumped_loads_the_same(path, tmp_path):
-    recipe = load(path, ["seeds=[1,2]", "training.betas=[0.8,0.9]", "description=Äpfel: und ⏎"])
+    recipe = load(path, ["seeds=[1,2]", "training.betas=[0.8,0.9]", "description=Äpfel, und ⏎"])
     again = tmp_path / "again.yaml"
     again.write_text(recipe.dump(), encoding="utf-8")
     assert load(again) == recipe and "Äpfel" in recipe.dump()

@@ -10,7 +10,7 @@ from bareformers import registry
 from bareformers import run as running
 from bareformers.errors import InputError
 from bareformers.recipe import load
-from bareformers.registry import Registry, mixer, options
+from bareformers.registry import Registry, checked, mixer
 from tests.training import tiny
 
 KINDS = {"mixer": registry.mixers, "block": registry.blocks, "source": registry.sources}
@@ -49,9 +49,9 @@ def made(name="Thing", module="somewhere"):
 def test_a_name_is_given_once():
     things = Registry("thing", "bareformers.mixers")
     first = things.add("one", made())
-    with pytest.raises(InputError, match="thing 'one' is already registered by somewhere"):
+    with pytest.raises(InputError, match="thing 'one' is registered twice, by somewhere and by elsewhere"):
         things.add("one", made("Other", "elsewhere"))
-    with pytest.raises(InputError, match="thing 'one' is already registered by somewhere"):
+    with pytest.raises(InputError, match="thing 'one' is registered twice, by somewhere and by elsewhere"):
         things.add("one", made("Thing", "elsewhere"))
     assert things._classes == {"one": first}
     again = things.add("one", made())
@@ -96,12 +96,12 @@ class Options:
 )
 def test_options_that_do_not_fit(given, words):
     with pytest.raises(InputError, match=words) as raised:
-        options(Options, given, "thing 'a'")
+        checked(Options, given, "thing 'a'")
     assert "\n" not in str(raised.value)
 
 
 def test_options_that_fit():
-    made = options(Options, {"path": "x", "offsets": [-1, 1], "std": 2}, "thing 'a'")
+    made = checked(Options, {"path": "x", "offsets": [-1, 1], "std": 2}, "thing 'a'")
     assert made == Options("x", (-1, 1), 2)
 
 
@@ -111,7 +111,7 @@ def test_no_options_at_all():
         pass
 
     with pytest.raises(InputError, match="thing 'a' has no option 'x': it takes no options"):
-        options(Nothing, {"x": 1}, "thing 'a'")
+        checked(Nothing, {"x": 1}, "thing 'a'")
 
 
 PLUGIN = '''
@@ -170,7 +170,7 @@ def test_a_plugin_is_gone_after_its_test():
     assert "previous_of_a_test" not in registry.mixers.names()
 
 
-@pytest.mark.parametrize("content", ["import nowhere_at_all", "def broken(:", None])
+@pytest.mark.parametrize("content", ["import nowhere_at_all", None])
 def test_a_plugin_that_cannot_be_imported(tmp_path, monkeypatch, content):
     monkeypatch.syspath_prepend(tmp_path)
     if content:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -11,9 +10,8 @@ import pytest
 import yaml
 
 from bareformers import run as running
-from bareformers.data.corpus import cache_folder
 from bareformers.errors import InputError
-from bareformers.recipe import load
+from bareformers.recipe import Task, load
 from bareformers.report.result import Comparison, Measure, RunResult
 from tests.training import tiny
 
@@ -40,7 +38,13 @@ def carry_out(path, *overrides):
 
 # A comparison of language models
 
-OVERRIDES = ("task.max_length=48", "seeds=[0,1]", "evaluation.speed_rounds=1", "training.label_smoothing=0.1")
+OVERRIDES = (
+    "task.max_length=48",
+    "seeds=[0,1]",
+    "training.precision=fp32",
+    "training.label_smoothing=0.1",
+    "evaluation.speed_rounds=1",
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +69,14 @@ def copied(finished, tmp_path):
 @pytest.fixture
 def trained(monkeypatch):
     """The labels of the runs that are trained from now on."""
-    labels, train = [], running.train
+    labels = []
 
-    def note(each, data, log):
-        labels.append(each.label)
-        train(each, data, log)
+    class Noting(running.BareTrainer):
+        def fit(self):
+            labels.append(self.watch.label)
+            super().fit()
 
-    monkeypatch.setattr(running, "train", note)
+    monkeypatch.setattr(running, "BareTrainer", Noting)
     return labels
 
 
@@ -148,10 +153,9 @@ def test_maps_and_samples(finished):
 
 def test_what_is_said(finished):
     folder, _, said = finished
-    assert any("Packed into blocks of 48 tokens" in sentence for sentence in said)
+    assert any("Packed into chunks of 48 tokens" in sentence for sentence in said)
     assert sum("trained on" in sentence for sentence in said) == 6
     assert "timing 3 variants in turns" in said
-    assert not any("No variant is a floor" in note for note in finished[1].notes)
 
 
 def test_validation_is_not_smoothed(finished):
@@ -160,16 +164,21 @@ def test_validation_is_not_smoothed(finished):
     model, data, _ = running.reload(folder, [])
     *_, last = (row for row in tiny.metrics(folder) if "validation_loss" in row)
     assert last["step"] == 12
-    assert last["validation_loss"] == pytest.approx(tiny.validation_loss(model, data), abs=0.02)
+    assert last["validation_loss"] == pytest.approx(tiny.validation_loss(model, data), rel=1e-5)
 
 
-def test_scores_are_those_of_the_saved_model(finished):
-    """Whatever precision it was trained in."""
-    folder = finished[0] / "dot_product" / "seed0"
-    scores, signature, _ = running.evaluate(*running.reload(folder, []))
-    recorded = RunResult.load(folder / "result.json").quality
-    assert signature is None and set(scores) == set(recorded)
-    assert all(scores[name].value == pytest.approx(recorded[name].value, rel=1e-5) for name in recorded)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_scores_are_those_of_the_saved_model(tmp_path, precision):
+    """Whatever precision it was trained in; and so is what it remembers, in the precision of its weights."""
+    path = tiny.language_modelling(tmp_path, "dot_product")
+    carry_out(path, f"training.precision={precision}", "training.budget.steps=4")
+    folder = tmp_path / "run" / "dot_product" / "seed0"
+    scores, signature, *_ = running.evaluate(*running.reload(folder, []))
+    recorded = RunResult.load(folder / "result.json")
+    assert signature is None and set(scores) == set(recorded.quality)
+    for name, measure in scores.items():
+        assert measure.value == pytest.approx(recorded.quality[name].value, rel=1e-5)
+    assert recorded.cost["state_bytes"].value == 2 * tiny.MAX_LENGTH * 16 * 4
 
 
 def test_given_again_nothing_is_trained(finished, recipe, trained):
@@ -196,10 +205,24 @@ def test_another_variant_is_trained_alone(copied, recipe, trained):
     assert comparison.variant("none").speed["train_tokens_per_second"].value > 0
 
 
-def test_a_lost_result_is_made_again(copied, recipe, trained):
+def test_a_lost_result_is_made_again_from_the_model(finished, copied, recipe, trained):
     (copied / "average" / "seed1" / "result.json").unlink()
     comparison, _ = carry_out(recipe, *OVERRIDES, f"output={copied}")
-    assert trained == ["average seed 1"] and comparison.variant("average").seeds == [0, 1]
+    assert not trained and comparison.variant("average").quality == finished[1].variant("average").quality
+
+
+def test_a_lost_run_is_trained_again_to_the_same_numbers(finished, copied, recipe, trained):
+    shutil.rmtree(copied / "average" / "seed1")
+    comparison, _ = carry_out(recipe, *OVERRIDES, f"output={copied}")
+    assert trained == ["average seed 1"]
+    assert comparison.variant("average").quality == finished[1].variant("average").quality
+
+
+def test_another_evaluation_trains_nothing(finished, copied, recipe, trained):
+    comparison, _ = carry_out(recipe, *OVERRIDES, "evaluation.samples=1", "seeds=[0]", f"output={copied}")
+    assert not trained and comparison.variant("average").speed["train_tokens_per_second"].value > 0
+    found = json.loads((copied / "average" / "seed0" / "samples.json").read_text(encoding="utf-8"))
+    assert len(found["samples"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -211,12 +234,11 @@ def test_a_lost_result_is_made_again(copied, recipe, trained):
         ("variants.average.mixer=none", "model.mixer"),
         ("task.max_length=40", "task.max_length"),
         ("data.validation_share=0.1", "data.validation_share"),
-        ("evaluation.beams=1", "evaluation.beams"),
     ],
 )
 def test_a_folder_of_another_recipe_is_left_alone(finished, recipe, trained, override, key):
     before = times(finished[0])
-    with pytest.raises(InputError, match=f"seed0 belongs to another recipe: {key} differs; write output=") as raised:
+    with pytest.raises(InputError, match=f"belongs to another recipe: {key} differs; write output=") as raised:
         carry_out(recipe, *OVERRIDES, override)
     assert "\n" not in str(raised.value)
     assert not trained and times(finished[0]) == before
@@ -225,7 +247,7 @@ def test_a_folder_of_another_recipe_is_left_alone(finished, recipe, trained, ove
 def test_a_folder_of_something_else_is_left_alone(recipe, tmp_path):
     (tmp_path / "average" / "seed0").mkdir(parents=True)
     (tmp_path / "average" / "seed0" / "thesis.txt").write_text("six months of work")
-    with pytest.raises(InputError, match="holds files that are not a run"):
+    with pytest.raises(InputError, match="seed0 holds files of something else; write output="):
         carry_out(recipe, f"output={tmp_path}")
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["thesis.txt"]
 
@@ -243,35 +265,51 @@ def test_a_disk_that_is_too_small(recipe, tmp_path, monkeypatch, trained):
     [
         ("variants.average.mixer=averge", "variant 'average': unknown mixer 'averge'; did you mean 'average'"),
         ("variants.average.block=pre-ln", "variant 'average': unknown block 'pre-ln'; did you mean 'pre_ln'"),
-        ("variants.gaussian.mixer={name: gaussian, sdt: 1}", "variant 'gaussian': .* no option 'sdt'; did you mean 'std'"),
+        (
+            "variants.gaussian.mixer={name: gaussian, sdt: 1}",
+            "variant 'gaussian': .* no option 'sdt'; did you mean 'std'",
+        ),
         ("model.hiden_size=32", "variant 'dot_product': unknown model key 'hiden_size'; did you mean 'hidden_size'"),
         ("model.hidden_size=33", "variant 'dot_product': hidden_size 33 is not a multiple"),
         ("model.hidden_size=wide", "variant 'dot_product': .*hidden_size"),
         ("model.vocab_size=99", "variant 'dot_product': vocab_size follows from the data and the task"),
+        ("model.cross_mixer=dot_product", "a language model has no encoder, so cross_mixer would do nothing"),
+        ("model.max_position_embeddings=16", "max_position_embeddings 16 is less than task.max_length"),
+        ("variants.average.training.clpi=1", "variants.average.training: unknown key 'clpi'; did you mean 'clip'"),
         ("data.name=txet", "unknown source 'txet'; did you mean 'text'"),
-        ("data.pth=x", "data source 'text' has no option 'pth'; did you mean 'path'"),
-        ("data={path: x}", None),
+        ("data.pth=x", r"source 'text' \(data\) has no option 'pth'; did you mean 'path'"),
         ("data.path=nowhere.txt", "cannot read nowhere.txt: No such file"),
-        ("data.validation_share=much", "data source 'text': validation_share"),
+        ("data.validation_share=much", r"source 'text' \(data\): validation_share: .*not 'much'"),
         ("data.validation_share=0.99", "write shares whose sum is below 1"),
         ("task.vocab_size=259", "vocab_size 259 is too small"),
         ("task.vocab_size=60k", "vocab_size 60000 is more than the training text can give"),
-        ("task.max_length=90000", "less than one block"),
+        ("task.max_length=90000", "less than one chunk"),
         ("task.name=translation", "translation needs pairs and the source gives documents"),
         ("plugins=[nowhere_at_all]", "plugin 'nowhere_at_all' cannot be imported"),
-        ("training.report_to=[tensorbord]", "tensorbord"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_trained(recipe, tmp_path, trained, override, words):
-    if words is None:
-        return
     with pytest.raises(InputError, match=words) as raised:
         carry_out(recipe, override, f"output={tmp_path / 'run'}")
     assert "\n" not in str(raised.value) and not trained
     assert not (tmp_path / "run").exists()
 
 
-def test_a_block_as_short_as_the_timed_prompt(tmp_path):
+def test_data_needs_a_name():
+    with pytest.raises(InputError, match="data: a source is a name or a mapping with a name"):
+        running.load_data({"path": "x"}, Task())
+
+
+def test_a_variant_that_diverges_stops_no_other(tmp_path):
+    path = tiny.language_modelling(tmp_path, "dot_product", "average")
+    comparison, said = carry_out(path, "variants.average.training.learning_rate=1e30", "training.precision=fp32")
+    assert [variant.status for variant in comparison.variants] == ["finished", "diverged"]
+    assert any("average seed 0: the loss is" in sentence and "others go on" in sentence for sentence in said)
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "diverged" in page and Comparison.load(tmp_path / "run" / "result.json").variant("average").floor
+
+
+def test_a_chunk_as_short_as_the_timed_prompt(tmp_path):
     comparison, _ = carry_out(
         tiny.language_modelling(tmp_path, "average"), "evaluation.speed_rounds=1", "training.budget.steps=1"
     )
@@ -282,7 +320,7 @@ def test_a_source_without_a_test_side_is_scored_on_validation(tmp_path):
     path = tiny.language_modelling(tmp_path, "dot_product")
     comparison, _ = carry_out(path, "data.test_share=0", "training.budget.steps=1")
     assert comparison.variant("dot_product").quality["bits_per_byte"].value > 0
-    assert any("No variant is a floor" in note for note in comparison.notes)
+    assert "There is no test side: all scores are of the validation side." in comparison.notes
 
 
 # A comparison of translations
@@ -331,9 +369,11 @@ def test_evaluate(finished, translated, capsys):
     run = finished[0] / "gaussian" / "seed1"
     outcome = tiny.command(capsys, "evaluate", run)
     value = RunResult.load(run / "result.json").quality["bits_per_byte"].value
-    assert outcome.code == 0 and f"{value:.3f}" in outcome.out and "bits/byte" in outcome.out
+    assert outcome.code == 0 and f"{value:.4f}" in outcome.out and "bits/byte" in outcome.out
 
-    outcome = tiny.command(capsys, "evaluate", translated[0] / "gaussian" / "seed0", "evaluation.beams=1", "data.test=val")
+    outcome = tiny.command(
+        capsys, "evaluate", translated[0] / "gaussian" / "seed0", "evaluation.beams=1", "data.test=val"
+    )
     assert outcome.code == 0 and {"bleu", "chrf", "signature"} <= set(outcome.out.split())
 
 
@@ -363,7 +403,7 @@ def test_generate(finished, capsys):
     first, again = (tiny.command(capsys, "generate", run, "--prompt", "the ", "--tokens", 6, "--seed", 3) for _ in "ab")
     assert first.code == 0 and first.out == again.out and first.out.startswith("the ")
     greedy = tiny.command(capsys, "generate", run, "--tokens", 6, "--temperature", 0, stdin=b"the ")
-    assert greedy.code == 0 and greedy.out.startswith("the ") and len(greedy.out) > len("the \n")
+    assert greedy.code == 0 and greedy.out.startswith("the ")
 
 
 def test_report(copied, capsys):
@@ -391,17 +431,10 @@ def test_every_recipe_runs(path, tmp_path, monkeypatch):
     if data["name"] == "hub":
         pytest.skip("needs the Hugging Face hub")
     if data["name"] == "libreoffice_help":
-        monkeypatch.delenv("BAREFORMERS_CACHE")
-        is_cached = len(list(cache_folder().glob("libreoffice_help/libreoffice-help-*"))) > 1
-        if not is_cached and (os.environ.get("BAREFORMERS_OFFLINE") or shutil.which("apt-get") is None):
-            pytest.skip("needs apt-get and a network, or its packages in the cache")
+        monkeypatch.setenv("BAREFORMERS_CACHE", str(tmp_path / "cache"))
+        tiny.write_help(tmp_path / "cache", (data["source"], data["target"]))
     recipe = load(path, [*tiny.two_steps(path, tmp_path), f"output={tmp_path / 'run'}"])
-    try:
-        comparison = running.run(recipe, f"bareformers run {path}", log=lambda sentence: None)
-    except InputError as error:
-        if "cannot download" in str(error):
-            pytest.skip(str(error))
-        raise
+    comparison = running.run(recipe, f"bareformers run {path}", log=lambda sentence: None)
     assert [variant.name for variant in comparison.variants] == list(recipe.variants)
     assert (tmp_path / "run" / "report.html").exists()
     assert any(variant.floor for variant in comparison.variants), "a comparison without a floor says nothing"

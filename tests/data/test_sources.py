@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from bareformers.errors import InputError
-from bareformers.registry import options, sources
+from bareformers.registry import checked, sources
 
 
 def load(name, **given):
-    return options(sources.get(name), given, f"source {name!r}").load()
+    return checked(sources.get(name), given, f"source {name!r}").load()
 
 
 def write(folder, files):
@@ -100,7 +100,7 @@ def test_text_with_given_sides(tmp_path, monkeypatch):
         ({}, "write path, .* or at least train and validation"),
         ({"path": "a", "train": "b"}, "either path, .* or train"),
         ({"train": "b"}, "at least train and validation"),
-        ({"path": "a", "documents": "line"}, "did you mean 'lines'"),
+        ({"path": "a", "documents": "line"}, "'lines' or 'files', not 'line'"),
         ({"path": "nowhere.txt"}, "cannot read nowhere.txt"),
     ],
 )

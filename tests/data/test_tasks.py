@@ -54,7 +54,7 @@ def test_language_modelling(cache):
         assert len(predicted) == examples.label_tokens.sum()
         decoded = [data.tokenizer.decode(ids[:-1]) for ids in np.split(predicted, np.flatnonzero(predicted == 2) + 1)]
         assert tuple(decoded[:-1]) == documents
-    assert data.notes[0] == "Read." and any("fill no block" in note for note in data.notes)
+    assert data.notes[0] == "Read." and any("fill no chunk" in note for note in data.notes)
     left_out = sum(len(text.encode()) for text in CORPUS.train) - data.train.num_bytes
     assert 0 < left_out < 32 * 10
 
@@ -70,7 +70,7 @@ def test_translation(cache):
         assert data.test.lengths[index] == max(len(example["input_ids"]), len(example["labels"]))
         assert data.test.label_tokens[index] == len(example["labels"])
     assert data.test.num_bytes == sum(len(target.encode()) for _, target in PARALLEL.test)
-    totals = [sum(len(data.train[index][key]) for index in range(90)) for key in ("labels", "input_ids")]
+    totals = [sum(len(data.train[index][key]) for index in range(90)) for key in ("input_ids", "labels")]
     assert data.length_ratio == pytest.approx(totals[0] / totals[1])
 
 
@@ -84,7 +84,7 @@ def test_too_long_pairs(cache):
         assert all(data.test[index]["input_ids"][-1] == 2 for index in range(15))
     assert any(note.startswith(f"Dropped {90 - len(dropped.train)} train pairs") for note in dropped.notes)
     assert any(note.startswith("Cut ") and "test pairs longer than 16" in note for note in dropped.notes)
-    with pytest.raises(InputError, match="train pairs longer than 16 tokens .* write a larger max_length"):
+    with pytest.raises(InputError, match="train pairs longer than 16 tokens .* write a larger task.max_length"):
         prepare(PARALLEL, "translation", 270, 16, "error", cache)
     with pytest.raises(InputError, match="all training pairs are longer"):
         prepare(PARALLEL, "translation", 270, 2, "drop", cache)
@@ -122,11 +122,11 @@ def test_an_empty_test_side(cache):
 @pytest.mark.parametrize(
     ("corpus", "task", "length", "message"),
     [
-        (PARALLEL, "language_modelling", 32, "needs documents and the source gives pairs: write task: translation"),
-        (CORPUS, "translation", 32, "needs pairs and the source gives documents: write task: language_modelling"),
+        (PARALLEL, "language_modelling", 32, "needs documents and the source gives pairs: write task.name: translation"),
+        (CORPUS, "translation", 32, "needs pairs and the source gives documents: write task.name: language_modelling"),
         (CORPUS, "translate", 32, "did you mean 'translation'"),
         (CORPUS, "language_modelling", 1, "max_length 1"),
-        (CORPUS, "language_modelling", 10**6, "write max_length: [0-9]+ or less"),
+        (CORPUS, "language_modelling", 10**6, "write task.max_length: [0-9]+ or less"),
     ],
 )
 def test_what_cannot_be_prepared(cache, corpus, task, length, message):

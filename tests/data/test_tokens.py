@@ -75,5 +75,5 @@ def test_vocabulary_sizes_that_cannot_be(tmp_path):
     assert len(train_tokenizer(TEXTS, 260, tmp_path)) == 260
     with pytest.raises(InputError, match="vocab_size 9000 is more than") as caught:
         train_tokenizer(TEXTS, 9000, tmp_path)
-    possible = int(str(caught.value).split("write vocab_size: ")[1].split()[0])
+    possible = int(str(caught.value).split("write task.vocab_size: ")[1].split()[0])
     assert len(train_tokenizer(TEXTS, possible, tmp_path)) == possible

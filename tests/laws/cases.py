@@ -59,7 +59,7 @@ class Case:
         slot = replace(slot, **sizes)
         with torch.random.fork_rng():
             torch.manual_seed(1)
-            mixer = cls(slot, registry.options(cls.Options, self.options, self.name))
+            mixer = cls(slot, registry.checked(cls.Options, self.options, self.name))
             mixer.init_weights(slot.hidden_size**-0.5)
         disturb(mixer)
         return mixer.to(dtype).eval()

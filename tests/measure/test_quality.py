@@ -108,7 +108,7 @@ class Echo:
 TOKENIZER = SimpleNamespace(
     eos_token_id=EOS,
     batch_decode=lambda ids, skip_special_tokens: [
-        " ".join(str(token) for token in row if token > 2) + " " for row in ids.tolist()
+        " ".join(str(token) for token in row if token > 2) for row in ids.tolist()
     ],
 )
 

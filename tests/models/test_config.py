@@ -25,7 +25,7 @@ MISTAKES = {
     "negative_layer": (dict(mixer={"default": "average", "layers": {-1: "none"}}), "names layer -1"),
     "per_layer_key": (dict(mixer={"default": "average", "layer": {0: "none"}}), "keys default and layers, not layer"),
     "empty_list": (dict(mixer=[]), "at least one"),
-    "no_name": (dict(mixer={"std": 0.5}), "needs a name"),
+    "no_name": (dict(mixer={"std": 0.5}), "a mapping with a name"),
     "number": (dict(mixer=3), "a name or a mapping"),
     "misspelt_option": (dict(mixer={"name": "gaussian", "sdt": 0.5}), "no option 'sdt'; did you mean 'std'"),
     "option_of_none": (dict(mixer={"name": "average", "std": 0.5}), "takes no options"),
@@ -86,7 +86,7 @@ def test_an_encoder_decoder_says_that_it_is_one():
 
 
 def test_unknown_pooling():
-    with pytest.raises(InputError, match="mean, first or last, not 'max'"):
+    with pytest.raises(InputError, match="unknown classifier_pooling 'max'"):
         BareForSequenceClassification(small(classifier_pooling="max"))
 
 

@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from bareformers import run as running
 from bareformers.errors import Interrupted
 from bareformers.recipe import load
+from bareformers.training.trainer import is_whole
 from tests.training import tiny
 
 RUN = Path("dot_product", "seed0")
@@ -37,7 +38,7 @@ def recipe(tmp_path_factory):
 
 def overrides(folder):
     return [
-        "training.budget.steps=300",
+        "training.budget.steps=150",
         "training.checkpoints=10",
         "training.evaluations=4",
         "model.dropout=0.1",
@@ -56,6 +57,11 @@ def uninterrupted(recipe, tmp_path_factory):
     return finish(recipe, tmp_path_factory.mktemp("uninterrupted") / "run")
 
 
+def checkpoints(folder):
+    """Those that are whole."""
+    return [path for path in (folder / RUN).glob("checkpoints/checkpoint-*") if is_whole(path)]
+
+
 def stopped(recipe, folder, number):
     """Start the command in a process of its own, and send it a signal when its first checkpoint is whole."""
     words = ["run", str(recipe), *overrides(folder)]
@@ -64,7 +70,7 @@ def stopped(recipe, folder, number):
     )
     try:
         end = time.monotonic() + 120
-        while process.poll() is None and not list((folder / RUN).glob("checkpoints/checkpoint-*/ledger.json")):
+        while process.poll() is None and not checkpoints(folder):
             assert time.monotonic() < end, "no checkpoint in two minutes"
             time.sleep(0.005)
         assert process.poll() is None, process.communicate()
@@ -97,9 +103,9 @@ def test_ctrl_c_says_how_to_go_on(recipe, uninterrupted, tmp_path):
     assert code == 2 and "Traceback" not in err + out
     said = [line for line in err.splitlines() if line.startswith("bareformers: ")]
     assert len(said) == 1 and err.splitlines()[-1] == said[0]
-    assert re.search(r"stopped at \d+% of the budget, with a checkpoint", said[0])
+    assert re.search(r"stopped at \d+% of the budget of dot_product seed 0, with a checkpoint", said[0])
     assert shlex.split(said[0].partition("resume with: ")[2]) == ["bareformers", *words]
-    assert list((folder / RUN).glob("checkpoints/checkpoint-*/ledger.json"))
+    assert checkpoints(folder)
     weights, rows = finish(recipe, folder)
     assert same(weights, uninterrupted[0])
     validated = [[row for row in each if "validation_loss" in row] for each in (rows, uninterrupted[1])]
@@ -121,9 +127,9 @@ class Press(TrainerCallback):
 def test_the_step_at_hand_is_finished(text, tmp_path):
     before = signal.getsignal(signal.SIGINT)
     trainer = tiny.trainer(text, tmp_path, callbacks=[Press(4)])
-    with pytest.raises(Interrupted, match="stopped at 42% of the budget, with a checkpoint"):
+    with pytest.raises(Interrupted, match="stopped at 42% of the budget of tiny, with a checkpoint"):
         trainer.fit()
-    assert trainer.ledger.spent.steps == 5 and (trainer.checkpoints / "checkpoint-5" / "ledger.json").exists()
+    assert trainer.ledger.spent.steps == 5 and is_whole(trainer.checkpoints / "checkpoint-5")
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -134,10 +140,12 @@ def test_a_second_ctrl_c_does_not_wait(text, tmp_path):
     assert trainer.ledger.spent.steps == 4
 
 
-def test_at_the_last_step_there_is_nothing_to_resume(text, tmp_path):
-    trainer = tiny.trainer(text, tmp_path, callbacks=[Press(11)])
-    trainer.fit()
-    assert trainer.ledger.spent.steps == 12
+def test_at_the_last_step_nothing_is_left_to_train(text, tmp_path):
+    with pytest.raises(Interrupted, match="stopped at 100% of the budget"):
+        tiny.trainer(text, tmp_path, callbacks=[Press(11)]).fit()
+    rows = tiny.metrics(tmp_path)
+    tiny.trainer(text, tmp_path, callbacks=[Press(12)]).fit()
+    assert tiny.metrics(tmp_path) == rows and rows[-1]["step"] == 12
 
 
 @pytest.mark.parametrize("step", [12, 37])

@@ -21,7 +21,7 @@ def rises(values):
 
 
 def falls(values):
-    return all(high >= low for high, low in itertools.pairwise(values))
+    return all(low <= high + 1e-12 for high, low in itertools.pairwise(values))
 
 
 @schedules

@@ -32,11 +32,7 @@ SIZES: dict[str, Any] = {
     "intermediate_size": 32,
     "dropout": 0.0,
 }
-VARIANTS = {
-    "dot_product": {"mixer": "dot_product"},
-    "gaussian": {"mixer": "gaussian", "cross_mixer": "dot_product"},
-    "average": {"mixer": "average"},
-}
+VARIANTS = ("dot_product", "gaussian", "average")
 MAX_LENGTH = 32
 
 
@@ -93,25 +89,38 @@ def write_parallel(
     return root
 
 
+def write_help(cache: Path, languages: tuple[str, str]) -> None:
+    """Reversals in the form of LibreOffice's help, where the source of that name finds it without a download."""
+    pairs = reversals(480, seed=0)
+    for side, language in enumerate(languages):
+        root = cache / "libreoffice_help" / f"libreoffice-help-{language}_1.0" / "usr/share/libreoffice/help" / language
+        (root / "text").mkdir(parents=True)
+        for page in range(60):
+            texts = enumerate(pair[side] for pair in pairs[page::60])
+            paragraphs = "".join(f'<p id="par_{number}">{text}</p>' for number, text in texts)
+            (root / "text" / f"{page}.html").write_text(paragraphs, encoding="utf-8")
+
+
 def language_modelling(folder: Path, *variants: str) -> Path:
     """The recipe of a comparison of language models on made-up text; of all three variants by default."""
     data = {"name": "text", "path": str(write_text(folder / "text.txt"))}
-    return _write_recipe(folder, "language_modelling", data, variants)
+    return _write_recipe(folder, "language_modelling", data, {name: {"mixer": name} for name in variants or VARIANTS})
 
 
 def translation(folder: Path, *variants: str) -> Path:
-    """The recipe of a comparison of encoder-decoders that reverse sentences."""
-    root = str(write_parallel(folder / "pairs"))
-    return _write_recipe(folder, "translation", {"name": "parallel", "root": root, "test": "test"}, variants)
+    """The recipe of a comparison of encoder-decoders that reverse sentences; they differ in the self roles."""
+    data = {"name": "parallel", "root": str(write_parallel(folder / "pairs")), "test": "test"}
+    chosen = {name: {"mixer": name, "cross_mixer": "dot_product"} for name in variants or VARIANTS}
+    return _write_recipe(folder, "translation", data, chosen)
 
 
-def _write_recipe(folder: Path, task: str, data: dict[str, Any], variants: tuple[str, ...]) -> Path:
+def _write_recipe(folder: Path, task: str, data: dict[str, Any], variants: dict[str, Any]) -> Path:
     recipe = {
         "name": "tiny",
         "data": data,
         "task": {"name": task, "vocab_size": 300, "max_length": MAX_LENGTH},
         "model": SIZES,
-        "variants": {name: VARIANTS[name] for name in variants or VARIANTS},
+        "variants": variants,
         "training": {
             "budget": {"steps": 12},
             "batch_tokens": 256,
@@ -149,14 +158,12 @@ def two_steps(path: Path, folder: Path) -> list[str]:
         given = {**vars(registry.sources.get("parallel")()), **data}
         stems = [given[part] for part in ("train", "validation", "test") if given[part] is not None]
         root = write_parallel(folder / "pairs", (given["source"], given["target"]), stems)
-        overrides += [f"data.root={root}", "data.tsv=null"]
+        overrides.append(f"data.root={root}")
     elif data["name"] == "python_stdlib":
         overrides.append("data.max_files=12")
     elif data["name"] == "text":
         overrides += ["data.train=null", "data.validation=null", "data.test=null", "data.documents=paragraphs"]
         overrides.append(f"data.path={write_text(folder / 'text.txt')}")
-    elif data["name"] == "libreoffice_help":
-        overrides.append("data.max_words=8")
     return overrides
 
 
@@ -216,6 +223,7 @@ def trainer(
         Training.model_validate({"budget": {"steps": 12}, **given, **settings}),
         data.train,
         collate or data.collate,
+        data.task == "language_modelling",
         validate or (lambda net: validation_loss(net, data)),
         folder,
         seed,

@@ -93,7 +93,7 @@ class BareConfig(PreTrainedConfig):
         roles = ("encoder", "decoder", "cross") if self.is_encoder_decoder else ("encoder", "decoder")
         for role in roles:
             for layer in range(self.num_layers(role)):
-                registry.mixers.parse(self.mixer_spec(role, layer), f"in layer {layer}")
+                registry.mixers.parse(self.mixer_spec(role, layer), f"layer {layer}")
 
     @classmethod
     def from_recipe(cls, **given: Any) -> "BareConfig":
@@ -127,7 +127,7 @@ class BareConfig(PreTrainedConfig):
             if extra := set(spec) - {"default", "layers"}:
                 raise InputError(f"a mixer per layer has the keys default and layers, not {', '.join(sorted(extra))}")
             layers = spec.get("layers") or {}
-            if not isinstance(layers, dict) or not all(str(index).isdigit() for index in layers):
+            if not isinstance(layers, dict) or not all(str(index).lstrip("-").isdigit() for index in layers):
                 raise InputError(f"layers says which mixer sits at which depth, as in {{0: gaussian}}, not {layers!r}")
             chosen = {int(index): choice for index, choice in layers.items()}
             depth = self.num_layers(role)
