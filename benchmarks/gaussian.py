@@ -38,6 +38,7 @@ from bareformers.training.allocator import keep_freed_memory
 
 TOLERANCE = 1e-5  # of the largest entry
 ROLES = ("encoder", "decoder")
+SHORT = {"forward": "fwd", "forward and backward": "fwd+bwd"}
 
 
 @dataclass(frozen=True)
@@ -164,14 +165,13 @@ def figures(case: Case, role: str, pass_name: str, taken: dict[str, Timing]) -> 
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    table = Table("role", "T", "batch", "pass", "fast", "full", "kept", "full/fast", "kept/fast", box=None)
+    table = Table("role", "T", "batch", "pass", "fast ms", "full ms", "kept ms", "full/fast", "kept/fast", box=None)
     for column in table.columns[1:3] + table.columns[4:]:
         column.justify = "right"
     for row in rows:
-        passes = {"forward": "fwd", "forward and backward": "fwd+bwd"}
-        milliseconds = [f"{1e3 * row['seconds'][form]['median']:,.1f} ms" for form in ("fast", "full", "kept")]
+        milliseconds = [f"{1e3 * row['seconds'][form]['median']:,.1f}" for form in ("fast", "full", "kept")]
         ratios = [f"{row[name]:,.1f}x" for name in ("full_over_fast", "kept_over_fast")]
-        table.add_row(row["role"], str(row["length"]), str(row["batch"]), passes[row["pass"]], *milliseconds, *ratios)
+        table.add_row(row["role"], str(row["length"]), str(row["batch"]), SHORT[row["pass"]], *milliseconds, *ratios)
     Console().print(table)
 
 

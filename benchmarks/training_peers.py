@@ -20,7 +20,8 @@ kernels. What differs, beside the code:
   joeynmt   a YAML file in the manner of its own Transformer configurations: fp32 (all it has on a CPU), random batches
             by tokens, label smoothing 0.1, dropout in the attention too, Pre-LN, tied embeddings. Its numbers come from
             its own log. It looks up tokens while it trains, here after splitting at spaces.
-            Left out where it is not installed (`pip install joeynmt`; `--python` names the interpreter that has it).
+            Left out where it is not installed (`pip install joeynmt importlib_metadata`; `--python` names the
+            interpreter that has them).
 
 `ours-fp32` and `marian-bf16` may be asked for with `--peers`: they say how much of the difference is precision.
 """
@@ -47,6 +48,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from record import save
 from rich.console import Console
 from rich.table import Table
@@ -282,7 +284,7 @@ def time_joeynmt(data: TaskData, recipe: Recipe, options: argparse.Namespace) ->
         words = (f"{index}\n" for index in range(len(JOEY_SPECIALS), len(data.tokenizer)))
         (folder / "vocabulary.txt").write_text("".join(words), encoding="utf-8")
         configuration = joeynmt_configuration(folder, same, recipe, options)
-        (folder / "config.yaml").write_text(json.dumps(configuration), encoding="utf-8")  # JSON is YAML
+        (folder / "config.yaml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
         log = follow_joeynmt(folder, options)
     steps = joeynmt_steps(log)[options.warmup - 1 :]
     tokens = sum(rate * (when - before) for (before, _), (when, rate) in zip(steps[:-1], steps[1:], strict=True))
@@ -307,7 +309,8 @@ def joeynmt_versions(python: str) -> dict[str, str]:
     if found.returncode:
         reason = (found.stderr.strip() or "it does not say why").splitlines()[-1]
         raise InputError(
-            f"JoeyNMT cannot be imported ({reason}): pip install joeynmt, or name by --python an interpreter with it"
+            f"JoeyNMT cannot be imported ({reason}): pip install joeynmt importlib_metadata, "
+            "or name by --python an interpreter that has them"
         )
     return dict(json.loads(found.stdout.splitlines()[-1]))
 
@@ -356,8 +359,10 @@ def joeynmt_configuration(
             "optimizer": "adamw",
             "normalization": "tokens",
             "adam_betas": list(training.betas),
+            "scheduling": "warmupinversesquareroot",
             "learning_rate": 3e-4,
-            "learning_rate_min": 1e-8,
+            "learning_rate_warmup": max(training.warmup_steps, 1),
+            "learning_rate_min": 1e-9,  # below which it stops
             "weight_decay": training.weight_decay,
             "clip_grad_norm": training.clip,
             "label_smoothing": 0.1,

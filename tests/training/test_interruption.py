@@ -148,14 +148,13 @@ def test_at_the_last_step_nothing_is_left_to_train(text, tmp_path):
     assert tiny.metrics(tmp_path) == rows and rows[-1]["step"] == 12
 
 
-@pytest.mark.parametrize("step", [12, 37])
-def test_the_checkpoint_of_ctrl_c_is_not_averaged(text, tmp_path, step):
+def test_the_checkpoint_of_ctrl_c_is_not_averaged(text, tmp_path):
     """The mean is over the marks of the budget, wherever a run was stopped."""
-    settings = dict(budget={"steps": 40}, checkpoints=10, average_checkpoints=3, learning_rate=0.03)
+    settings = dict(budget={"steps": 20}, checkpoints=5, average_checkpoints=3, learning_rate=0.03)
     whole = tiny.trainer(text, tmp_path / "whole", **settings)
     whole.fit()
     with pytest.raises(Interrupted):
-        tiny.trainer(text, tmp_path / "stopped", callbacks=[Press(step)], **settings).fit()
+        tiny.trainer(text, tmp_path / "stopped", callbacks=[Press(17)], **settings).fit()
     resumed = tiny.trainer(text, tmp_path / "stopped", **settings)
     resumed.fit()
     assert same(resumed.model.state_dict(), whole.model.state_dict())
