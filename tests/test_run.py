@@ -305,7 +305,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(recipe, tmp_path, trai
 
 
 def test_data_needs_a_name():
-    with pytest.raises(InputError, match="data: a source is a name or a mapping with a name"):
+    with pytest.raises(InputError, match="data: a source is a name, or a mapping as in"):
         running.load_data({"path": "x"}, Task())
 
 

@@ -11,7 +11,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -186,6 +186,7 @@ def list_names(
         caption = LEGEND if name == "mixers" else None
         table = Table(*rows[0], title=name, title_justify="left", title_style="bold", box=None, header_style="dim")
         table.caption, table.caption_justify = caption, "left"
+        table.columns[0].no_wrap = True
         for row in rows[1:]:
             table.add_row(*row)
         Console().print(table)
@@ -194,7 +195,7 @@ def list_names(
 LEGEND = "d: width, h: heads, n: maximum length, m: that of the context, t: positions so far; parameters without biases"
 
 
-def mixer_rows() -> list[tuple[str, ...]]:
+def mixer_rows() -> Sequence[tuple[str, ...]]:
     from bareformers.registry import mixers
 
     heading = ("name", "what it does", "roles", "parameters", "state per layer", "options", "paper")
@@ -212,14 +213,14 @@ def mixer_rows() -> list[tuple[str, ...]]:
     ]
 
 
-def block_rows() -> list[tuple[str, ...]]:
+def block_rows() -> Sequence[tuple[str, ...]]:
     from bareformers.registry import blocks
 
     heading = ("name", "what it does", "options", "paper")
     return [heading] + [(name, first_line(cls), written_options(cls.Options), cls.paper) for name, cls in blocks]
 
 
-def source_rows() -> list[tuple[str, ...]]:
+def source_rows() -> Sequence[tuple[str, ...]]:
     from bareformers.registry import sources
 
     return [("name", "what it reads", "options")] + [

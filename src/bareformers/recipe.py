@@ -24,7 +24,7 @@ def _number(value: Any) -> Any:
     if isinstance(value, str) and value[-1:] in SUFFIXES:
         try:
             return round(float(value[:-1]) * SUFFIXES[value[-1]])
-        except ValueError:
+        except (ValueError, OverflowError):
             return value
     return value
 
@@ -181,7 +181,7 @@ def load(path: Path, overrides: list[str] | None = None) -> Recipe:
         raise InputError(f"{path} is not UTF-8 (byte {error.start})") from error
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    except (OmegaConfBaseException, TypeError, ValueError) as error:
+    except (OmegaConfBaseException, AssertionError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: {' '.join(str(error).split())}") from error
@@ -199,7 +199,9 @@ def _override(given: Any, override: str) -> None:
     if not equals or not key:
         raise InputError(f"{override!r} is no override; write key=value, as in training.learning_rate=0.001")
     try:
-        OmegaConf.update(given, key, yaml.safe_load(value) if value else None, force_add=True)
+        OmegaConf.update(
+            given, key, yaml.safe_load(value) if value else None, merge=key != "training.budget", force_add=True
+        )
     except (OmegaConfBaseException, yaml.YAMLError, TypeError, ValueError, KeyError) as error:
         raise InputError(f"{override!r} cannot be applied: {' '.join(str(error).split())}") from error
     kind = key.removeprefix("training.budget.")

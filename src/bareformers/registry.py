@@ -53,7 +53,7 @@ class Registry:
         given = {"name": spec} if isinstance(spec, str) else spec
         if not isinstance(given, dict) or not isinstance(given.get("name"), str):
             raise InputError(
-                f"{where}: a {self.kind} is a name or a mapping with a name, such as {{name: {self.names()[0]}}}, not {spec!r}"
+                f"{where}: a {self.kind} is a name, or a mapping as in {{name: {self.names()[0]}}}, not {spec!r}"
             )
         cls = self.get(given["name"])
         options = getattr(cls, "Options", cls)

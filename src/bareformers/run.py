@@ -277,7 +277,7 @@ def carry_out(each: Run, data: TaskData, log: Log) -> None:
     for remark in remarks:
         note(remark)
     write_samples(each.folder, outputs, data)
-    np.savez_compressed(each.folder / "maps.npz", **draw(model, data))
+    np.savez_compressed(each.folder / "maps.npz", **draw(model, data))  # type: ignore[arg-type]
     result.cost = measure_cost(model, each, data)
     result.budget = {
         "asked": each.training.budget.model_dump(exclude_none=True),
@@ -412,7 +412,7 @@ def continuations(model: Any, data: TaskData, settings: dict[str, Any]) -> list[
         prompt = torch.tensor([ids[:half]])
         decoded = quality.decode(model, data.tokenizer, [([0], {"input_ids": prompt})], max_new_tokens=length)
         prompt_text, reference = (
-            data.tokenizer.decode(part, skip_special_tokens=True) for part in (ids[:half], ids[half:])
+            str(data.tokenizer.decode(part, skip_special_tokens=True)) for part in (ids[:half], ids[half:])
         )
         found.append(Output(prompt_text, reference, decoded.texts[0]))
     return found
@@ -511,8 +511,8 @@ def time_variants(runs: Sequence[Run], data: TaskData, rounds: int, log: Log) ->
 
 def draw(model: Any, data: TaskData) -> dict[str, np.ndarray]:
     """The maps of a validation example of medium length (a language model's: of its first tokens)."""
-    lengths = data.validation.lengths
-    example = data.validation[int(np.abs(lengths - min(MAP_TOKENS, int(np.median(lengths)))).argmin())]
+    lengths = np.minimum(data.validation.lengths, MAP_TOKENS)
+    example = data.validation[int(np.abs(lengths - int(np.median(lengths))).argmin())]
     ids, labels = example["input_ids"][:MAP_TOKENS], example["labels"][:MAP_TOKENS]
     inputs = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None].to(model.device)}
     if is_causal(data):
@@ -522,9 +522,9 @@ def draw(model: Any, data: TaskData) -> dict[str, np.ndarray]:
     return maps(model, inputs, {"encoder": words(data, ids), "decoder": words(data, start)})
 
 
-def words(data: TaskData, ids: Sequence[int]) -> list[str]:
+def words(data: TaskData, ids: Iterable[int]) -> list[str]:
     """Each token as it is written, line ends and spaces made visible."""
-    return [data.tokenizer.decode([int(token)]).replace("\n", "⏎").replace(" ", "·") for token in ids]
+    return [str(data.tokenizer.decode([int(token)])).replace("\n", "⏎").replace(" ", "·") for token in ids]
 
 
 def describe(config: BareConfig) -> str:

@@ -122,7 +122,12 @@ def test_an_empty_test_side(cache):
 @pytest.mark.parametrize(
     ("corpus", "task", "length", "message"),
     [
-        (PARALLEL, "language_modelling", 32, "needs documents and the source gives pairs: write task.name: translation"),
+        (
+            PARALLEL,
+            "language_modelling",
+            32,
+            "needs documents and the source gives pairs: write task.name: translation",
+        ),
         (CORPUS, "translation", 32, "needs pairs and the source gives documents: write task.name: language_modelling"),
         (CORPUS, "translate", 32, "did you mean 'translation'"),
         (CORPUS, "language_modelling", 1, "max_length 1"),

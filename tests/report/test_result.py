@@ -1,8 +1,8 @@
 import csv
 import io
-import re
 import json
 import math
+import re
 
 import made_up
 import pytest

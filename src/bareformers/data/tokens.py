@@ -42,7 +42,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, cache: Path) -> PreTr
     file = cache / "tokenizers" / f"{_key(texts, vocab_size)}.json"
     if not file.exists():
         _write(_train(texts, vocab_size).to_str(), file)
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_file(str(file)),
         clean_up_tokenization_spaces=False,
         split_special_tokens=True,  # "</s>" in a text is four characters, not the end

@@ -313,10 +313,10 @@ class Watch(TrainerCallback):
             """Whether this step crossed one of the marks that divide the budget into so many parts."""
             return math.floor(after * times + 1e-9) > math.floor(before * times + 1e-9)
 
-        control.should_log = reached(self.LOGS) or self.is_interrupted
         control.should_evaluate = reached(settings.evaluations)
         self.trainer.ledger.spent.is_scheduled = reached(settings.checkpoints)
         control.should_save = self.trainer.ledger.spent.is_scheduled or self.is_interrupted
+        control.should_log = reached(self.LOGS) or control.should_save  # what a checkpoint forgets is on record
         control.should_training_stop = after >= 1 or self.is_interrupted
         self._show(after)
 

@@ -27,7 +27,7 @@ class Hub:
 
     def load(self) -> Corpus:
         kind, fields = text_fields("hub", self.text, self.source, self.target)
-        import datasets  # type: ignore[import-untyped]
+        import datasets
 
         sides = []
         for split in (self.train, self.validation, self.test):
