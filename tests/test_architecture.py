@@ -25,6 +25,7 @@ FLOORS = {
     "training": 3,
     "models": 4,
     "paring": 4,
+    "bench": 5,
     "run": 5,
     "cli": 6,
 }

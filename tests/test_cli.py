@@ -12,7 +12,7 @@ import pytest
 import yaml
 from transformers import PreTrainedModel
 
-from bareformers import registry
+from bareformers import cli, registry
 from bareformers import run as running
 from bareformers.recipe import load
 from bareformers.training.trainer import is_whole
@@ -56,7 +56,9 @@ def python(code):
     return done.stdout
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["list", "--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [["--help"], ["run", "--help"], ["bench", "--help"], ["list", "--help"]], ids=" ".join
+)
 def test_help_loads_nothing_heavy(words):
     """Half a second is what torch or transformers alone would take."""
     code = f"""
@@ -76,7 +78,7 @@ print("heavy:", sorted(set(heavy) & set(sys.modules)))
 
 def test_help_names_every_verb(capsys):
     out = tiny.command(capsys, "--help").out
-    assert all(verb in out for verb in ("run", "report", "evaluate", "translate", "generate", "list"))
+    assert all(verb in out for verb in ("run", "report", "evaluate", "translate", "generate", "bench", "list"))
 
 
 def test_the_report_needs_no_torch(documents):
@@ -107,11 +109,133 @@ def test_list_shows_every_name(capsys, monkeypatch, columns):
 
 def test_list_shows_options_and_papers(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
-    mixers = tiny.command(capsys, "list", "mixers").out
-    gaussian = next(line for line in mixers.splitlines() if line.split()[:1] == ["gaussian"])
+    gaussian = paragraph(tiny.command(capsys, "list", "mixers").out, "gaussian")
     assert "std=1.0" in gaussian and "arXiv:2005.00742" in gaussian and "encoder, decoder, cross" in gaussian
+    assert "constant (cross: linear in t)" in gaussian and "2*d*d" in gaussian
     sources = tiny.command(capsys, "list", "sources").out
     assert "validation_share=0.04" in sources and "dataset=..." in sources
+
+
+def paragraph(text, name):
+    """The lines about a mixer in what `list mixers` shows."""
+    lines = [line.rstrip() for line in text.splitlines()]
+    start = next(index for index, line in enumerate(lines) if line.startswith(f"{name} "))
+    return "\n".join(lines[start : lines.index("", start)])
+
+
+def test_list_fits_into_a_hundred_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    mixers = tiny.command(capsys, "list", "mixers").out
+    assert max(len(line.rstrip()) for line in mixers.splitlines()) <= 100
+    for name, cls in registry.mixers:
+        about = " ".join(paragraph(mixers, name).split())
+        assert f"parameters {cls.parameters_formula} state" in about, about
+        assert len(paragraph(mixers, name).splitlines()) <= 12
+
+
+@pytest.mark.parametrize(
+    "formula, role, said",
+    [
+        ("2*t*d", "decoder", "linear in t"),
+        ("0", "decoder", "none"),
+        ("d if role == 'cross' else d + 1", "cross", "constant"),
+        ("t*d if role == 'cross' else window*(d + h*normalize)", "decoder", "constant"),
+        ("t*d if role == 'cross' else window*(d + h*normalize)", "cross", "linear in t"),
+        ("d*features + (role == 'decoder')*num_convolutions*(conv - 1)*d", "decoder", "constant"),
+        ("t*d if normalize else d", "decoder", "linear in t"),
+    ],
+)
+def test_growth_of_a_state_in_words(formula, role, said):
+    assert cli.growth(formula, role) == said
+
+
+# What mixers cost
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Calls that are timed are not repeated."""
+    monkeypatch.setattr("bareformers.bench.SLICE", 0.0)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+SMALL = ("--lengths", "8,16", "--hidden-size", 16, "--heads", 2, "--rounds", 1)
+
+
+def test_bench_shows_tables_and_leaves_a_report(tmp_path, capsys, quick):
+    folder = tmp_path / "bench"
+    words = ["bench", "--mixers", "{name: gaussian, std: 2},average", *SMALL, "--output", folder]
+    outcome = tiny.command(capsys, *words)
+    assert outcome.code == 0 and "dot_product was added" in outcome.err
+    for said in ("time of a forward pass", "decoding state", "From which length on", "gaussian std=2"):
+        assert said in outcome.out, said
+    assert f"Report: {folder / 'report.html'}" in outcome.out
+    written = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(written) == {"result.json", "results.csv", "report.html"}
+    command = json.loads(written["result.json"])["command"]
+    assert shlex.split(command)[:4] == ["bareformers", "bench", "--mixers", "{name: gaussian, std: 2},average"]
+    (folder / "report.html").unlink()
+    assert tiny.command(capsys, "report", folder).code == 0
+    assert (folder / "report.html").read_bytes() == written["report.html"]
+    assert tiny.command(capsys, *shlex.split(command)[1:]).code == 0
+
+
+def test_the_report_of_a_benchmark_needs_no_torch(tmp_path, capsys, quick):
+    folder = tmp_path / "bench"
+    assert tiny.command(capsys, "bench", "--mixers", "average", *SMALL, "--output", folder).code == 0
+    code = f"""
+import sys
+sys.argv = ["bareformers", "report", {str(folder)!r}]
+from bareformers.cli import main
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code
+print("torch" in sys.modules)
+"""
+    assert python(code).splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["--mixers", "gausian"], "unknown mixer 'gausian'; did you mean 'gaussian'?"),
+        (["--mixers", "none"], "mixer 'none' leaves its sub-layer out"),
+        (["--lengths", "8,many"], "--lengths is a list of whole numbers above 0, as in 128,1024,4096, not '8,many'"),
+        (["--role", "decodr"], "unknown role 'decodr'; did you mean 'decoder'?"),
+        (["--hidden-size", "100"], "--hidden-size 100 is not a multiple of --heads 8; write --hidden-size 96"),
+        (["--mixers", "average", "--lengths", "8", "--memory-limit", "0"], "nothing fits into 0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_bench_cannot_do(tmp_path, capsys, words, sentence):
+    assert sentence in tiny.command(capsys, "bench", *words, "--output", tmp_path / "bench").sentence
+
+
+def test_bench_keeps_away_from_a_comparison(documents, capsys):
+    folder = documents.parent / "run"
+    sentence = tiny.command(capsys, "bench", "--mixers", "average", *SMALL, "--output", folder).sentence
+    assert f"{folder} holds something else than a benchmark; write --output <another folder>" in sentence
+
+
+def test_bench_takes_mixers_of_ones_own(tmp_path, capsys, quick, monkeypatch):
+    module = tmp_path / "mine_of_bench.py"
+    module.write_text(
+        "from bareformers.mixers.base import TokenMixer\n"
+        "from bareformers.registry import mixer\n"
+        "@mixer('mine_of_bench', roles={'decoder'}, paper='ours', parameters='0', state='0')\n"
+        "class Mine(TokenMixer):\n"
+        "    def forward(self, x, mask, context=None, state=None, want_weights=False):\n"
+        "        return 2 * x, None\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = ["--plugin", "mine_of_bench", "--mixers", "mine_of_bench", *SMALL, "--output", tmp_path / "bench"]
+    try:
+        outcome = tiny.command(capsys, "bench", *words)
+    finally:
+        tiny.forget(registry.mixers, "mine_of_bench")
+    assert outcome.code == 0 and "mine_of_bench" in outcome.out
 
 
 # What is wrong, by the issue's list

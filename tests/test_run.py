@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
+from bareformers import registry
 from bareformers import run as running
 from bareformers.data.examples import chunks
 from bareformers.errors import InputError
-from bareformers.recipe import Task, load
+from bareformers.recipe import Evaluation, Task, load
 from bareformers.report.result import Comparison, Measure, RunResult
 from tests.training import tiny
 
@@ -294,6 +295,7 @@ def test_a_disk_that_is_too_small(recipe, tmp_path, monkeypatch, trained):
         ("task.vocab_size=60k", "vocab_size 60000 is more than the training text can give"),
         ("task.max_length=90000", "less than one chunk"),
         ("task.name=translation", "translation needs pairs and the source gives documents"),
+        ("task.name=recall", "recall needs sequences and the source gives documents: .* language_modelling"),
         ("plugins=[nowhere_at_all]", "plugin 'nowhere_at_all' cannot be imported"),
     ],
 )
@@ -371,6 +373,83 @@ def test_maps_have_three_roles(translated):
     assert keys["cross"] == keys["encoder"] and queries["cross"] == queries["decoder"]
 
 
+# A comparison on made-up sequences
+
+RETRIEVAL = {"pairs": 4, "queries": 2, "train": 64, "validation": 16, "test": 16}
+
+
+def retrieval(folder):
+    """The recipe of a comparison whose sequences have 15 tokens, of which two are predicted."""
+    path = tiny.language_modelling(folder, "dot_product", "average")
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    recipe["data"] = {"name": "associative_retrieval", **RETRIEVAL}
+    recipe["task"] = {"name": "recall", "max_length": 15}
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    path = retrieval(tmp_path_factory.mktemp("recall"))
+    comparison, _ = carry_out(path, "evaluation.speed_rounds=1", "training.budget.steps=2")
+    return path.parent / "run", comparison
+
+
+def test_answers_are_scored(answered):
+    folder, comparison = answered
+    assert comparison.headline == "accuracy" and [variant.floor for variant in comparison.variants] == [False, True]
+    assert "The vocabulary has 14 words, special tokens included." in comparison.notes
+    for variant in comparison.variants:
+        assert {"accuracy", "exact", "loss"} == set(variant.quality)
+        accuracy, exact = variant.quality["accuracy"], variant.quality["exact"]
+        assert (accuracy.unit, accuracy.better) == ("%", "higher")
+        assert 0 <= exact.value <= accuracy.value <= 100 and variant.quality["loss"].value > 0
+        assert variant.budget["steps"] == 2 and variant.budget["tokens"] in (60, 68)
+        assert variant.speed["decode_tokens_per_second"].value > 0
+    assert {path.name for path in (folder / "average" / "seed0").iterdir()} == RUN_FILES
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "exact sequences" in page and "right answers" in page and "was left out" not in page
+
+
+def test_answers_stand_beside_the_right_ones(answered):
+    run = answered[0] / "dot_product" / "seed0"
+    found = json.loads((run / "samples.json").read_text(encoding="utf-8"))
+    assert found["kind"] == "recall" and len(found["samples"]) == 2
+    corpus = registry.sources.get("associative_retrieval")(**RETRIEVAL).load()
+    for sample, sequence in zip(found["samples"], corpus.test, strict=False):
+        blanked = ["_" if place in sequence.answers else word for place, word in enumerate(sequence.words)]
+        assert sample["source"] == " ".join(blanked)
+        assert sample["reference"] == " ".join(sequence.words[position] for position in sequence.answers)
+        assert len(sample["output"].split()) == 2
+    with np.load(run / "maps.npz") as arrays:
+        assert arrays["decoder/0"].shape == (2, 15, 15)
+        assert arrays["decoder/keys"].tolist() == ["</s>", *corpus.validation[0].words]
+
+
+def test_one_answer_a_sequence_is_exact_where_it_is_right():
+    given = {"name": "associative_retrieval", **RETRIEVAL, "queries": 1}
+    data = running.load_data(given, Task(name="recall"))
+    scores, signature, outputs, remarks = running.evaluate(tiny.model(data), data, Evaluation().model_dump())
+    assert set(scores) == {"accuracy", "loss"} and signature is None and not remarks
+    assert len(outputs) == 6 and all(output.source.split().count("_") == 1 for output in outputs)
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("task.max_length=14", "sequences of 15 tokens, .* task.max_length is 14: write 15 or more"),
+        ("task.name=language_modelling", "needs documents and the source gives sequences: write task.name: recall"),
+        ("data.queries=5", "5 queries are more than the 4 keys"),
+        ("data.keys=once", "keys: .*'unique' or 'repeated', not 'once'"),
+        ("model.cross_mixer=dot_product", "has no encoder, so cross_mixer would do nothing"),
+    ],
+)
+def test_what_is_wrong_with_made_up_data_is_said_first(tmp_path, trained, override, words):
+    with pytest.raises(InputError, match=words) as raised:
+        carry_out(retrieval(tmp_path), override)
+    assert "\n" not in str(raised.value) and not trained and not (tmp_path / "run").exists()
+
+
 # The verbs, on what was trained
 
 
@@ -415,6 +494,24 @@ def test_generate(finished, capsys):
     assert greedy.code == 0 and greedy.out.startswith("the ")
 
 
+def test_verbs_on_made_up_words(answered, capsys):
+    run = answered[0] / "dot_product" / "seed0"
+    outcome = tiny.command(capsys, "evaluate", run)
+    value = RunResult.load(run / "result.json").quality["accuracy"].value
+    assert outcome.code == 0 and f"{value:.4f} %" in outcome.out and "exact" in outcome.out
+    outcome = tiny.command(capsys, "evaluate", run, "data.keys=repeated")
+    assert outcome.code == 0 and "accuracy" in outcome.out
+    assert "sequences of 18 tokens" in tiny.command(capsys, "evaluate", run, "data.queries=3").sentence
+    assert "side has the word '" in tiny.command(capsys, "evaluate", run, "data.key_symbols=9").sentence
+
+    prompt = ("generate", run, "--tokens", 2, "--temperature", 0, "--prompt")
+    outcome = tiny.command(capsys, *prompt, "k0  v1 ? k0")
+    assert outcome.code == 0 and outcome.out.startswith("k0 v1 ? k0")
+    sentence = tiny.command(capsys, *prompt, "k0 hello ? k0").sentence
+    assert sentence.startswith("the prompt has the word 'hello', which this model does not know; write words of its ")
+    assert sentence.endswith("such as v3 ?")
+
+
 def test_report(copied, capsys):
     (copied / "report.html").unlink()
     outcome = tiny.command(capsys, "report", copied)
@@ -436,13 +533,16 @@ def test_run(recipe, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_runs(path, tmp_path, monkeypatch):
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    data, overrides = given["data"], tiny.two_steps(path, tmp_path)
     if data["name"] == "hub":
         pytest.skip("needs the Hugging Face hub")
     if data["name"] == "libreoffice_help":
         monkeypatch.setenv("BAREFORMERS_CACHE", str(tmp_path / "cache"))
         tiny.write_help(tmp_path / "cache", (data["source"], data["target"]))
-    recipe = load(path, [*tiny.two_steps(path, tmp_path), f"output={tmp_path / 'run'}"])
+    if given.get("task", {}).get("name") == "recall":
+        overrides += ["data.train=64", "data.validation=16", "data.test=16"]
+    recipe = load(path, [*overrides, f"output={tmp_path / 'run'}"])
     comparison = running.run(recipe, f"bareformers run {path}", log=lambda sentence: None)
     assert [variant.name for variant in comparison.variants] == list(recipe.variants)
     assert (tmp_path / "run" / "report.html").exists()

@@ -5,6 +5,7 @@ torch is imported inside the commands, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import errno
 import os
@@ -14,12 +15,15 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from bareformers.errors import InputError, Interrupted, unknown
 from bareformers.registry import ROLES
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 app = typer.Typer(
     help="Find out which parts of a Transformer you can do without, and what you save.",
@@ -90,14 +94,15 @@ def run(
 @app.command()
 @plain_errors()
 def report(
-    folder: Annotated[Path, typer.Argument(help="The folder of a comparison, such as runs/quickstart.")],
+    folder: Annotated[Path, typer.Argument(help="The folder of a comparison or benchmark, such as runs/quickstart.")],
 ) -> None:
-    """Build report.html again from the files of a comparison (no torch needed)."""
-    from bareformers.report import html
+    """Build report.html again from the files of a comparison or benchmark (no torch needed)."""
+    from bareformers.report import benchmark, html
 
     if (folder / "metrics.jsonl").exists():
         raise InputError(f"{folder} is one run; give the folder of the comparison, {folder.parent.parent}")
-    print(f"Report: {html.build(folder)}")
+    is_benchmark = benchmark.is_benchmark(folder / "result.json")
+    print(f"Report: {(benchmark.build if is_benchmark else html.build)(folder)}")
 
 
 @app.command()
@@ -168,64 +173,181 @@ def generate(
     print(running.generate(model, tokenizer, text, tokens, temperature, seed))
 
 
+@app.command()
+@plain_errors()
+def bench(
+    mixers: Annotated[
+        str, typer.Option(help="What a recipe may name, as in gaussian,{name: gaussian, std: 2},random+dot_product.")
+    ] = "all",
+    lengths: Annotated[str, typer.Option(help="In tokens.")] = "64,128,256,512,1024,2048,4096,8192",
+    role: Annotated[
+        str, typer.Option(help="decoder, encoder or cross (with a context of the same length).")
+    ] = "decoder",
+    hidden_size: Annotated[int, typer.Option(min=1, help="Width of the mixer.")] = 512,
+    heads: Annotated[int, typer.Option(min=1)] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Sequences at once.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Timings of each call, in turns; the median counts.")] = 5,
+    seconds: Annotated[
+        float, typer.Option(min=0.0, help="The most that the timings of one call may take; slow ones get fewer rounds.")
+    ] = 10.0,
+    memory_limit: Annotated[
+        float | None, typer.Option(min=0.0, help="GB; what may take more is left out. By default half of what is free.")
+    ] = None,
+    plugin: Annotated[
+        list[str] | None, typer.Option(help="A module to import that registers mixers of your own; may be repeated.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder; an earlier benchmark there is replaced.")] = Path("runs/bench"),
+) -> None:
+    """Measure what mixers cost against length: time, memory and decoding state, beside the dot product."""
+    quiet()
+    from bareformers.training.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    from rich.console import Console
+
+    from bareformers import bench as benching
+    from bareformers.report.benchmark import tables
+
+    if plugin:
+        from bareformers import run as running
+
+        running.import_plugins(plugin)
+    given = {
+        "mixers": mixers,
+        "lengths": lengths,
+        "role": role,
+        "hidden-size": hidden_size,
+        "heads": heads,
+        "batch": batch,
+        "rounds": rounds,
+        "seconds": seconds,
+        "memory-limit": memory_limit,
+        "output": output,
+    }
+    options = [(name, value) for name, value in given.items() if value is not None]
+    options += [("plugin", module) for module in plugin or []]
+    command = shlex.join(
+        ["bareformers", "bench", *(word for name, value in options for word in (f"--{name}", str(value)))]
+    )
+    settings = benching.Settings(
+        benching.mixer_list(mixers),
+        benching.length_list(lengths),
+        role=role,
+        hidden_size=hidden_size,
+        heads=heads,
+        batch=batch,
+        rounds=rounds,
+        seconds=seconds,
+        memory_limit=None if memory_limit is None else int(memory_limit * 1e9),
+    )
+    found = benching.bench(settings, command, output, log=lambda sentence: print(sentence, file=sys.stderr, flush=True))
+    console = Console()
+    for table in tables(found):
+        console.print(table)
+    print(f"\nReport: {output / 'report.html'}")
+
+
 @app.command(name="list")
 @plain_errors()
 def list_names(
     kind: Annotated[str, typer.Argument(help="mixers, blocks or sources; all by default.")] = "",
 ) -> None:
     """Show what a recipe may name: mixers, blocks and data sources."""
-    kinds = {"mixers": mixer_rows, "blocks": block_rows, "sources": source_rows}
+    kinds = {"mixers": mixer_table, "blocks": block_table, "sources": source_table}
     if kind and kind not in kinds:
         raise unknown("kind of name", kind, kinds)
     quiet()
     from rich.console import Console
-    from rich.table import Table
 
     for name in [kind] if kind else kinds:
-        rows = kinds[name]()
-        caption = LEGEND if name == "mixers" else None
-        table = Table(*rows[0], title=name, title_justify="left", title_style="bold", box=None, header_style="dim")
-        table.caption, table.caption_justify = caption, "left"
+        table = kinds[name]()
+        table.title, table.title_justify, table.title_style = name, "left", "bold"
         table.columns[0].no_wrap = True
-        for row in rows[1:]:
-            table.add_row(*row)
         Console().print(table)
 
 
-LEGEND = "d: width, h: heads, n: maximum length, m: that of the context, t: positions so far; parameters without biases"
+LEGEND = (
+    "d: width, h: heads, n: maximum length, m: that of the context, t: positions so far; other names are options, or "
+    "follow from them; parameters without biases"
+)
 
 
-def mixer_rows() -> Sequence[tuple[str, ...]]:
+def mixer_table() -> Table:
+    """A paragraph for each mixer: what it does, where it sits and what it costs, its options, its paper."""
+    from rich.table import Table
+    from rich.text import Text
+
     from bareformers.registry import mixers
 
-    heading = ("name", "what it does", "roles", "parameters", "state per layer", "options", "paper")
-    return [heading] + [
-        (
-            name,
-            first_line(cls),
-            ", ".join(role for role in ROLES if role in cls.roles),
-            cls.parameters_formula,
-            cls.state_formula,
-            written_options(cls.Options),
-            cls.paper,
-        )
-        for name, cls in mixers
-    ]
+    table = Table(box=None, show_header=False, padding=(0, 2, 1, 0), caption=LEGEND, caption_justify="left")
+    for name, cls in mixers:
+        roles = ", ".join(role for role in ROLES if role in cls.roles)
+        facts = {
+            "roles": roles,
+            "parameters": cls.parameters_formula,
+            "state": f"{state_growth(cls)}: {cls.state_formula}",
+            "options": written_options(cls.Options),
+            "paper": cls.paper,
+        }
+        text = Text(first_line(cls))
+        for key, fact in facts.items():
+            text.append(f"\n{key} ", style="dim")
+            text.append(fact)
+        table.add_row(Text(name, style="bold"), text)
+    return table
 
 
-def block_rows() -> Sequence[tuple[str, ...]]:
+def state_growth(cls: Any) -> str:
+    """How the decoding state grows, in words: `constant`, or `constant (cross: linear in t)` where the roles differ."""
+    found = {role: growth(cls.state_formula, role) for role in ("decoder", "cross") if role in cls.roles}
+    if not found:
+        return "none"
+    first, *others = dict.fromkeys(found.values())
+    return f"{first} (cross: {others[0]})" if others else first
+
+
+def growth(formula: str, role: str) -> str:
+    """Whether a state formula depends on `t` in `role`: `none`, `constant` or `linear in t`."""
+    if formula.strip() == "0":
+        return "none"
+    return "linear in t" if depends_on_t(ast.parse(formula, mode="eval").body, role) else "constant"
+
+
+def depends_on_t(node: ast.AST, role: str) -> bool:
+    """Whether `t` stands in an expression, outside of what is said for other roles only."""
+    if isinstance(node, ast.IfExp) and names_in(node.test) == {"role"}:
+        test = compile(ast.Expression(node.test), "formula", "eval")
+        return depends_on_t(node.body if eval(test, {"__builtins__": {}}, {"role": role}) else node.orelse, role)
+    if isinstance(node, ast.Name):
+        return node.id == "t"
+    return any(depends_on_t(child, role) for child in ast.iter_child_nodes(node))
+
+
+def names_in(node: ast.AST) -> set[str]:
+    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+
+
+def block_table() -> Table:
     from bareformers.registry import blocks
 
-    heading = ("name", "what it does", "options", "paper")
-    return [heading] + [(name, first_line(cls), written_options(cls.Options), cls.paper) for name, cls in blocks]
+    rows = [(name, first_line(cls), written_options(cls.Options), cls.paper) for name, cls in blocks]
+    return filled(("name", "what it does", "options", "paper"), rows)
 
 
-def source_rows() -> Sequence[tuple[str, ...]]:
+def source_table() -> Table:
     from bareformers.registry import sources
 
-    return [("name", "what it reads", "options")] + [
-        (name, first_line(cls), written_options(cls)) for name, cls in sources
-    ]
+    rows = [(name, first_line(cls), written_options(cls)) for name, cls in sources]
+    return filled(("name", "what it reads", "options"), rows)
+
+
+def filled(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    from rich.table import Table
+
+    table = Table(*heading, box=None, header_style="dim")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def first_line(cls: type) -> str:

@@ -12,7 +12,16 @@ from typing import Annotated, Any, Literal
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from bareformers.errors import InputError, nearest
 
@@ -29,7 +38,14 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _no_repeats(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) != len(seeds):
+        raise ValueError("seeds repeat")
+    return seeds
+
+
 Count = Annotated[int, BeforeValidator(_number), Field(gt=0)]
+Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1), AfterValidator(_no_repeats)]
 
 
 class Section(BaseModel):
@@ -39,9 +55,9 @@ class Section(BaseModel):
 class Task(Section):
     """What is learned from the corpus."""
 
-    name: Literal["language_modelling", "translation"] = "language_modelling"
-    vocab_size: Count = 8000  # of the BPE tokenizer, trained on the training side only
-    max_length: Annotated[int, Field(ge=2)] = 128  # tokens of a packed block, or of the longest sentence
+    name: Literal["recall", "language_modelling", "translation"] = "language_modelling"
+    vocab_size: Count = 8000  # of the BPE tokenizer, trained on the training side only; recall has its data's words
+    max_length: Annotated[int, Field(ge=2)] = 128  # tokens of a packed block, or of the longest sentence or sequence
     too_long: Literal["drop", "cut", "error"] = "drop"  # translation: pairs beyond max_length, counted
 
 
@@ -114,11 +130,11 @@ class Recipe(Section):
     data: dict[str, Any]  # {name: <source>, <its options>}
     task: Task = Task()
     model: dict[str, Any] = {}  # fields of BareConfig, for all variants
-    variants: dict[str, dict[str, Any]]  # what each changes: fields of BareConfig, and training: {...}
+    variants: dict[str, dict[str, Any]]  # what each changes: fields of BareConfig, training: {...}, and seeds
     baseline: str = ""  # the first variant by default
     training: Training
     evaluation: Evaluation = Evaluation()
-    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)] = [0]
+    seeds: Seeds = [0]
     output: str = ""  # folder; runs/<name> by default
     plugins: list[str] = []  # modules to import that register mixers, blocks or sources
 
@@ -134,8 +150,6 @@ class Recipe(Section):
             raise ValueError(
                 f"baseline {self.baseline!r} is no variant{nearest(self.baseline, self.variants)} ({known})"
             )
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds repeat")
         return self
 
     @property
@@ -158,9 +172,18 @@ class Recipe(Section):
         merged = OmegaConf.to_container(OmegaConf.merge(self.training.model_dump(), changes))
         return validated(Training, merged, f"variants.{variant}.training")
 
+    def seeds_for(self, variant: str) -> list[int]:
+        """The seeds of `variant`: its own, or those of the recipe."""
+        given = self.variants[variant].get("seeds", self.seeds)
+        try:
+            return TypeAdapter(Seeds).validate_python(given)
+        except ValidationError as error:
+            said = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise InputError(f"variants.{variant}.seeds: {said}, as in seeds: [0, 1, 2], not {given!r}") from None
+
     def model_for(self, variant: str) -> dict[str, Any]:
         """Fields of the config of `variant`."""
-        changes = {key: value for key, value in self.variants[variant].items() if key != "training"}
+        changes = {key: value for key, value in self.variants[variant].items() if key not in ("training", "seeds")}
         return {**self.model, **changes}
 
     def dump(self) -> str:
@@ -190,11 +213,12 @@ def load(path: Path, overrides: list[str] | None = None) -> Recipe:
     recipe = validated(Recipe, plain, str(path))
     for variant in recipe.variants:
         recipe.training_for(variant)
+        recipe.seeds_for(variant)
     return recipe
 
 
 def _override(given: Any, override: str) -> None:
-    """Apply `key.sub=value`; a new kind of budget replaces the old."""
+    """Apply `key.sub=value`; a new kind of budget replaces the old, and `seeds` those of variants too."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise InputError(f"{override!r} is no override; write key=value, as in training.learning_rate=0.001")
@@ -204,6 +228,10 @@ def _override(given: Any, override: str) -> None:
         )
     except (OmegaConfBaseException, yaml.YAMLError, TypeError, ValueError, KeyError) as error:
         raise InputError(f"{override!r} cannot be applied: {' '.join(str(error).split())}") from error
+    if key == "seeds" and OmegaConf.is_dict(given.get("variants")):
+        for variant in given.variants.values():
+            if OmegaConf.is_dict(variant):
+                variant.pop("seeds", None)
     kind = key.removeprefix("training.budget.")
     if kind in Budget.model_fields:
         for other in set(Budget.model_fields) - {kind}:

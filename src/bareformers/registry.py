@@ -10,7 +10,7 @@ import dataclasses
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, TypeVar
 
 from bareformers.errors import InputError, nearest, unknown
@@ -21,11 +21,18 @@ ROLES = ("encoder", "decoder", "cross")
 
 
 class Registry:
-    """Classes of one kind by name; the modules of `package` are imported on first use, so that they register."""
+    """Classes of one kind by name; the modules of `package` are imported on first use, so that they register.
 
-    def __init__(self, kind: str, package: str) -> None:
+    Args:
+        kind: what errors call these classes.
+        package: whose modules register them.
+        joined: the name of the class that `a+b` stands for, which takes the parts as its option `of`.
+    """
+
+    def __init__(self, kind: str, package: str, joined: str = "") -> None:
         self.kind = kind
         self._package = package
+        self._joined = joined
         self._classes: dict[str, Any] = {}
         self._loaded = False
 
@@ -44,6 +51,8 @@ class Registry:
     def get(self, name: str) -> Any:
         """The class registered as `name`; an unknown name is an `InputError` that offers the nearest."""
         self._load()
+        if self._joined and "+" in name:
+            name = self._joined
         if name not in self._classes:
             raise unknown(self.kind, name, self._classes)
         return self._classes[name]
@@ -58,6 +67,13 @@ class Registry:
         cls = self.get(given["name"])
         options = getattr(cls, "Options", cls)
         rest = {key: value for key, value in given.items() if key != "name"}
+        if self._joined and "+" in given["name"]:
+            if rest:
+                raise InputError(
+                    f"{where}: {given['name']} takes no options of its own; "
+                    f"write {{name: {self._joined}, of: [...]}} with each part's inside"
+                )
+            rest = {"of": [part.strip() for part in given["name"].split("+")]}
         return cls, checked(options, rest, f"{self.kind} {given['name']!r} ({where})")
 
     def names(self) -> list[str]:
@@ -76,13 +92,14 @@ class Registry:
             importlib.import_module(f"{self._package}.{module.name}")
 
 
-mixers = Registry("mixer", "bareformers.mixers")
+mixers = Registry("mixer", "bareformers.mixers", joined="mixture")
+feature_maps = Registry("feature map", "bareformers.mixers")
 blocks = Registry("block", "bareformers.blocks")
 sources = Registry("source", "bareformers.data.sources")
 
 
 def mixer(
-    name: str, *, roles: set[str], paper: str, parameters: str, state: str, floor: bool = False
+    name: str, *, roles: Collection[str], paper: str, parameters: str, state: str, floor: bool = False
 ) -> Callable[[T], T]:
     """Register a `TokenMixer`.
 
@@ -91,8 +108,8 @@ def mixer(
         roles: where it may sit, of `encoder`, `decoder` and `cross`.
         paper: author, venue, arXiv number.
         parameters: the number of weights without biases as an expression in `d` (width), `h` (heads), `n` (maximum
-            length), `m` (maximum length of the context) and the option names. `bareformers list` shows it and a law
-            evaluates it against the module.
+            length), `m` (maximum length of the context), the option names, and attributes of the mixer for sizes that
+            follow from them. `bareformers list` shows it and a law evaluates it against the module.
         state: the numbers remembered per sequence and layer while decoding, as an expression in the same names and
             `t` (positions so far); for the cross role `t` counts the positions of the context.
         floor: whether this is a baseline that mixes nothing or averages everything.
@@ -104,6 +121,16 @@ def mixer(
         cls.name, cls.roles, cls.paper = name, frozenset(roles), paper  # type: ignore[attr-defined]
         cls.parameters_formula, cls.state_formula, cls.floor = parameters, state, floor  # type: ignore[attr-defined]
         return mixers.add(name, cls)
+
+    return register
+
+
+def feature_map(name: str) -> Callable[[T], T]:
+    """Register a `FeatureMap` under the name that the option `feature_map` of mixers takes."""
+
+    def register(cls: T) -> T:
+        cls.name = name  # type: ignore[attr-defined]
+        return feature_maps.add(name, cls)
 
     return register
 

@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from bareformers import registry
 from bareformers.data.batching import BatchPlan, evaluation_batches
-from bareformers.data.examples import Examples
+from bareformers.data.examples import IGNORED, Examples
 from bareformers.data.tasks import TaskData, prepare
 from bareformers.errors import Diverged, InputError, Interrupted
 from bareformers.measure import cost, environment, quality, speed
@@ -39,9 +39,12 @@ from bareformers.training.ledger import Ledger, Spent, saved
 from bareformers.training.objectives import CrossEntropy
 from bareformers.training.trainer import BareTrainer
 
-MODELS = {"language_modelling": BareForCausalLM, "translation": BareForSeq2SeqLM}
-HEADLINES = {"language_modelling": "bits_per_byte", "translation": "bleu"}
-MAP_TOKENS = 24  # of the sentence whose maps are drawn
+MODELS = {
+    "language_modelling": BareForCausalLM,
+    "translation": BareForSeq2SeqLM,
+    "recall": BareForCausalLM,
+}
+BLANK = "_"  # stands for each answer in the samples of recall
 DECODED_TOKENS = 32  # a call, when decoding is timed
 TIMED_BATCHES = 3  # a call, when training is timed
 
@@ -94,7 +97,7 @@ def run(recipe: Recipe, command: str, log: Log = print) -> Comparison:
         name=recipe.name,
         command=command,
         baseline=recipe.baseline_name,
-        headline=HEADLINES[recipe.task.name],
+        headline=ASSESSMENTS[recipe.task.name].headline,
         description=recipe.description,
         order=list(recipe.variants),
         environment=environment.describe(recipe.training.precision),
@@ -137,7 +140,7 @@ def expand(recipe: Recipe, data: TaskData) -> list[Run]:
         except InputError as error:
             raise InputError(f"variant {variant!r}: {error}") from None
         training = recipe.training_for(variant)
-        for seed in recipe.seeds:
+        for seed in recipe.seeds_for(variant):
             resolved = {
                 "variant": variant,
                 "seed": seed,
@@ -163,11 +166,14 @@ def configure(recipe: Recipe, variant: str, data: TaskData) -> BareConfig:
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "decoder_start_token_id": tokenizer.bos_token_id,
+        "length_ratio": data.length_ratio,
     }
     given = recipe.model_for(variant)
     if taken := sorted(set(given) & set(fixed)):
+        instead = {"length_ratio": ", or write it as an option: cross_mixer: {name: gaussian, length_ratio: 1.1}"}
         raise InputError(
-            f"variant {variant!r}: {taken[0]} follows from the data and the task; leave it out of the model"
+            f"variant {variant!r}: {taken[0]} follows from the data and the task; "
+            f"leave it out of the model{instead.get(taken[0], '')}"
         )
     unused = {"encoder_mixer", "cross_mixer", "num_encoder_layers"} & set(given)
     if unused and not fixed["is_encoder_decoder"]:
@@ -268,7 +274,7 @@ def carry_out(each: Run, data: TaskData, log: Log) -> None:
         spent = train(each, data, note)
     except Diverged as error:
         note(f"{error}; it counts as diverged, and the others go on")
-        result.status, result.quality = "diverged", {HEADLINES[data.task]: Measure(value=math.nan)}
+        result.status, result.quality = "diverged", {ASSESSMENTS[data.task].headline: Measure(value=math.nan)}
         result.save(each.result_file)
         return
     model, _ = load_model(each.folder)
@@ -327,7 +333,7 @@ def train(each: Run, data: TaskData, note: Log) -> Spent:
 
 def is_causal(data: TaskData) -> bool:
     """Whether the model predicts the next token of its input, and so shifts its labels itself."""
-    return data.task == "language_modelling"
+    return MODELS[data.task] is BareForCausalLM
 
 
 def padded(data: TaskData, examples: Examples, batch_tokens: int) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
@@ -350,34 +356,72 @@ class Output:
     output: str
 
 
-def evaluate(
-    model: Any, data: TaskData, settings: dict[str, Any]
-) -> tuple[dict[str, Measure], str | None, list[Output], list[str]]:
+Evaluated = tuple[dict[str, Measure], str | None, list[Output], list[str]]
+
+
+def evaluate(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
     """Quality on the test side: scores, sacreBLEU's signature, outputs beside references, and remarks.
 
     Args:
         settings: the evaluation section of a recipe.
     """
-    examples = held_out(data)
-    batches = (batch for _, batch in padded(data, examples, settings["batch_tokens"]))
-    found = quality.likelihood(model, batches, examples.num_bytes, is_causal(data))
-    scores = {
-        "loss": Measure(value=found.loss, unit="nats/token", better="lower"),
-        "perplexity": Measure(value=found.perplexity, better="lower"),
-    }
-    if is_causal(data):
-        assert found.bits_per_byte is not None
-        scores = {"bits_per_byte": Measure(value=found.bits_per_byte, unit="bits/byte", better="lower"), **scores}
-        return scores, None, continuations(model, data, settings), []
+    return ASSESSMENTS[data.task].evaluate(model, data, settings)
+
+
+def evaluate_language(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
+    """Likelihood, and continuations to read."""
+    found = held_out_likelihood(model, data, settings)
+    assert found.bits_per_byte is not None
+    scores = {"bits_per_byte": Measure(value=found.bits_per_byte, unit="bits/byte", better="lower")}
+    return {**scores, **likelihood_scores(found)}, None, continuations(model, data, settings), []
+
+
+def evaluate_translation(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
+    """Beam search scored against the references, and likelihood."""
+    found = held_out_likelihood(model, data, settings)
     outputs, num_unfinished = translations(model, data, settings)
     translated = quality.translation_scores([each.output for each in outputs], [each.reference for each in outputs])
     scores = {
         "bleu": Measure(value=translated.bleu, unit="BLEU", better="higher"),
         "chrf": Measure(value=translated.chrf, unit="chrF", better="higher"),
-        **scores,
+        **likelihood_scores(found),
     }
     remarks = [f"{num_unfinished} of {len(outputs)} translations ran to the maximum length"] if num_unfinished else []
     return scores, translated.signature, outputs[: settings["samples"]], remarks
+
+
+def evaluate_recall(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
+    """How many answers are right, and of how many sequences all; the latter where a sequence has several."""
+    examples = held_out(data)
+    found = quality.recalled(model, padded(data, examples, settings["batch_tokens"]))
+    scores = {"accuracy": Measure(value=found.accuracy, unit="%", better="higher")}
+    if found.likelihood.num_tokens > len(examples):
+        scores["exact"] = Measure(value=found.exact, unit="%", better="higher")
+    scores["loss"] = Measure(value=found.likelihood.loss, unit="nats/token", better="lower")
+    outputs = []
+    for index in range(min(settings["samples"], len(examples))):
+        example = examples[index]
+        tokens, asked = words(data, example["input_ids"]), (example["labels"] != IGNORED).tolist()
+        # Without the </s> that every sequence begins with.
+        prompt = [BLANK if hidden else token for token, hidden in zip(tokens[1:], asked[1:], strict=True)]
+        true = [token for token, hidden in zip(tokens, asked, strict=True) if hidden]
+        outputs.append(Output(" ".join(prompt), " ".join(true), " ".join(words(data, found.answers[index]))))
+    return scores, None, outputs, []
+
+
+def held_out_likelihood(model: Any, data: TaskData, settings: dict[str, Any]) -> quality.Likelihood:
+    """Likelihood of the test side."""
+    examples = held_out(data)
+    batches = (batch for _, batch in padded(data, examples, settings["batch_tokens"]))
+    return quality.likelihood(model, batches, examples.num_bytes, is_causal(data))
+
+
+def likelihood_scores(found: quality.Likelihood) -> dict[str, Measure]:
+    """Loss and perplexity."""
+    return {
+        "loss": Measure(value=found.loss, unit="nats/token", better="lower"),
+        "perplexity": Measure(value=found.perplexity, better="lower"),
+    }
 
 
 def translations(model: Any, data: TaskData, settings: dict[str, Any]) -> tuple[list[Output], int]:
@@ -418,11 +462,35 @@ def continuations(model: Any, data: TaskData, settings: dict[str, Any]) -> list[
     return found
 
 
+@dataclass(frozen=True)
+class Assessment:
+    """How the models of a task are judged and shown.
+
+    Attributes:
+        headline: the quality that ranks the variants, of those that `evaluate` gives.
+        evaluate: as the function of that name, for this task.
+        samples: what `samples.json` calls the outputs; the report shows them accordingly.
+        map_tokens: how much of an example is drawn as a map.
+    """
+
+    headline: str
+    evaluate: Callable[[Any, TaskData, dict[str, Any]], Evaluated]
+    samples: str
+    map_tokens: int
+
+
+ASSESSMENTS = {
+    "language_modelling": Assessment("bits_per_byte", evaluate_language, "generation", 24),
+    "translation": Assessment("bleu", evaluate_translation, "translation", 24),
+    "recall": Assessment("accuracy", evaluate_recall, "recall", 64),  # queries stand at the end of a sequence
+}
+
+
 def write_samples(folder: Path, outputs: list[Output], data: TaskData) -> None:
     """`samples.txt` for people, `samples.json` for the report."""
     lines = [f"source     {o.source}\nreference  {o.reference}\noutput     {o.output}\n" for o in outputs]
     write_whole(folder / "samples.txt", "\n".join(lines))
-    kind = "generation" if is_causal(data) else "translation"
+    kind = ASSESSMENTS[data.task].samples
     samples = [{"source": o.source, "reference": o.reference, "output": o.output} for o in outputs]
     write_whole(folder / "samples.json", json.dumps({"kind": kind, "samples": samples}, ensure_ascii=False) + "\n")
 
@@ -510,10 +578,11 @@ def time_variants(runs: Sequence[Run], data: TaskData, rounds: int, log: Log) ->
 
 
 def draw(model: Any, data: TaskData) -> dict[str, np.ndarray]:
-    """The maps of a validation example of medium length (a language model's: of its first tokens)."""
-    lengths = np.minimum(data.validation.lengths, MAP_TOKENS)
+    """The maps of a validation example of medium length, or of its first tokens."""
+    most = ASSESSMENTS[data.task].map_tokens
+    lengths = np.minimum(data.validation.lengths, most)
     example = data.validation[int(np.abs(lengths - int(np.median(lengths))).argmin())]
-    ids, labels = example["input_ids"][:MAP_TOKENS], example["labels"][:MAP_TOKENS]
+    ids, labels = example["input_ids"][:most], example["labels"][:most]
     inputs = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None].to(model.device)}
     if is_causal(data):
         return maps(model, inputs, {"decoder": words(data, ids)})
@@ -620,6 +689,13 @@ def translate(model: Any, tokenizer: Any, sentences: Iterable[str], beams: int, 
 def generate(model: Any, tokenizer: Any, prompt: str, num_tokens: int, temperature: float, seed: int) -> str:
     """`prompt` and a continuation of at most `num_tokens` tokens; temperature 0 is greedy."""
     ids = [tokenizer.eos_token_id, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
+    if "unk_token" in tokenizer.special_tokens_map and tokenizer.unk_token_id in ids:
+        known = tokenizer.get_vocab()
+        word = next((word for word in prompt.split() if word not in known), tokenizer.unk_token)
+        raise InputError(
+            f"the prompt has the word {word!r}, which this model does not know; "
+            f"write words of its data, such as {tokenizer.decode([len(known) - 2, len(known) - 1])}"
+        )
     limit = model.config.max_position_embeddings
     if len(ids) >= limit:
         raise InputError(f"the prompt has {len(ids)} tokens, and this model was trained on {limit} at most; shorten it")
@@ -631,4 +707,4 @@ def generate(model: Any, tokenizer: Any, prompt: str, num_tokens: int, temperatu
     set_seed(seed)
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     output = model.generate(torch.tensor([ids]), max_new_tokens=num_tokens, **sampling)
-    return prompt + tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
+    return str(tokenizer.decode(output[0], skip_special_tokens=True))

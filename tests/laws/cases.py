@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -11,23 +11,46 @@ import torch
 from torch import Tensor, nn
 
 from bareformers import registry
-from bareformers.mixers.base import Slot, TokenMixer
+from bareformers.errors import InputError
+from bareformers.mixers.base import SelfInitialised, Slot, TokenMixer
 from bareformers.mixers.masks import Mask
 from bareformers.models import BareConfig, BareForCausalLM, BareForSeq2SeqLM
 
 PADDINGS = ("none", "right", "left", "ragged")
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "delta": [
+        {"feature_map": "dpfp", "key_norm": "sum", "conv": 0, "output_norm": False},
+        {"feature_map": "elu"},
+    ],
+    "dense": [{"max_offset": 3}],
+    "dot_product": [{"positions": "rotary"}, {"positions": "relative"}, {"num_heads": 1}],
+    "fast_weights": [{"squash": True}],
     "gaussian": [
         {"normalize": True},
         {"offsets": (0, -2, 3), "std": 0.5},
+        {"std": (0.5, 1.5), "normalize": True},
         {"length_ratio": 1.4},
         {"length_ratio": 1.4, "normalize": True},
     ],
+    "linear": [
+        {"feature_map": {"name": "dpfp", "nu": 2}},
+        {"feature_map": {"name": "favor", "num_directions": 5}},
+        {"feature_map": "identity", "normalize": False},
+        {"conv": 3},
+    ],
+    "mixture": [
+        {"of": ["random", "dot_product"]},
+        {"of": ["dense", "random"]},
+        {"of": ["dense", "factorized_random"]},
+        {"of": [{"name": "dot_product", "positions": "rotary"}, {"name": "random", "max_offset": 3}]},
+    ],
+    "random": [{"max_offset": 3}],
 }
-"""Options worth running every law with, beside the defaults."""
+"""Options worth running every law with, beside the defaults; the first of a mixer that has none stand for them."""
 
-ROLE_OPTIONS = {"length_ratio": {"cross"}}
+SELF = {"encoder", "decoder"}
+ROLE_OPTIONS = {"length_ratio": {"cross"}, "max_offset": SELF, "positions": SELF}
 """Options that mean something in these roles only."""
 
 
@@ -49,36 +72,70 @@ class Case:
 
     @property
     def normalized(self) -> bool:
-        """Whether the rows of the map sum to 1; the density that the Gaussian paper uses does not."""
-        return self.name != "gaussian" or self.options.get("normalize", False)
+        """Whether the rows of the map sum to 1.
+
+        The density that the Gaussian paper uses does not, nor the row of a DPFP query that matches no key: it is 0.
+        """
+        if self.name == "gaussian":
+            return self.options.get("normalize", False)
+        return "dpfp" not in str(self.options.get("feature_map"))
+
+    def slot(self, **sizes: Any) -> Slot:
+        """A small place for it."""
+        usual = dict(hidden_size=16, num_heads=2, max_length=132, max_context_length=130, length_ratio=0.9)
+        return Slot(role=self.role, layer=0, **{**usual, **sizes})
 
     def build(self, dtype: torch.dtype = torch.float32, **sizes: Any) -> TokenMixer:
         """The mixer, initialised as a model would and then disturbed, so that no bias stays 0."""
-        cls = registry.mixers.get(self.name)
-        slot = Slot(role=self.role, layer=0, hidden_size=16, num_heads=2, max_length=132, max_context_length=131)
-        slot = replace(slot, **sizes)
+        cls, slot = registry.mixers.get(self.name), self.slot(**sizes)
         with torch.random.fork_rng():
             torch.manual_seed(1)
             mixer = cls(slot, registry.checked(cls.Options, self.options, self.name))
-            mixer.init_weights(slot.hidden_size**-0.5)
+            for part in reversed(list(mixer.modules())):  # a model too begins inside
+                if isinstance(part, SelfInitialised):
+                    part.init_weights(slot.hidden_size**-0.5)
         disturb(mixer)
         return mixer.to(dtype).eval()
 
 
 def cases(*roles: str, variants: bool = True, absent: bool = True) -> Any:
-    """Parametrise a law with every registered mixer in each of its roles (or those of `roles`)."""
+    """Parametrise a law with every registered mixer in each of its roles (or those of `roles`).
+
+    Without `variants` each mixer comes once a role: enough where a law looks at models and takes its time.
+    """
     return pytest.mark.parametrize("case", list(_cases(roles or registry.ROLES, variants, absent)), ids=str)
 
 
 def _cases(roles: tuple[str, ...], variants: bool, absent: bool) -> Iterator[Case]:
     for name, cls in registry.mixers:
-        for role in roles:
-            if role not in cls.roles or cls.absent and not absent:
-                continue
-            yield Case(name, role)
-            for options in VARIANTS.get(name, []) if variants else []:
-                if all(role in ROLE_OPTIONS.get(option, registry.ROLES) for option in options):
+        if cls.absent and not absent:
+            continue
+        choices = _choices(name, cls)
+        for options in choices if variants else choices[:1]:
+            for role in roles:
+                if role in cls.roles and _fits(options, role):
                     yield Case(name, role, options)
+
+
+def _choices(name: str, cls: type[TokenMixer]) -> list[dict[str, Any]]:
+    """The options to run the laws with: none at all, where the mixer can do without, and its variants."""
+    variants = VARIANTS.get(name, [])
+    try:
+        cls.Options()
+    except (TypeError, InputError):
+        if not variants:
+            raise LookupError(
+                f"mixer {name!r} cannot do without options: write some under VARIANTS in tests/laws/cases.py"
+            ) from None
+        return variants
+    return [{}, *variants]
+
+
+def _fits(options: Any, role: str) -> bool:
+    """Whether every option, those of a mixture's terms too, means something in the role."""
+    if isinstance(options, dict):
+        return all(role in ROLE_OPTIONS.get(key, registry.ROLES) and _fits(options[key], role) for key in options)
+    return not isinstance(options, list) or all(_fits(term, role) for term in options)
 
 
 paddings = pytest.mark.parametrize("padding", PADDINGS)

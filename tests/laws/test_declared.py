@@ -12,14 +12,16 @@ SIZES = dict(max_length=12, max_context_length=10, use_bias=False)
 
 
 def evaluate(formula: str, mixer, **sizes: int) -> int:
-    """A formula of `registry.mixer` with the names that it may use: sizes, role, options, attributes of the mixer."""
+    """A formula of `registry.mixer` with the names that it may use: sizes, role, options, attributes of the mixer.
 
+    Where an option is None, the attribute of its name says what it came to.
+    """
     slot = mixer.slot
     given = dict(d=slot.hidden_size, h=slot.num_heads, n=slot.max_length, m=slot.max_context_length, role=slot.role)
     given |= {field.name: getattr(mixer.options, field.name) for field in dataclasses.fields(mixer.options)} | sizes
     code = compile(formula, mixer.name, "eval")
-    attributes = {name: getattr(mixer, name) for name in code.co_names if name not in given}
-    return eval(code, {"__builtins__": {}}, given | attributes)
+    open_names = [name for name in code.co_names if given.get(name) is None and hasattr(mixer, name)]
+    return eval(code, {"__builtins__": {}}, given | {name: getattr(mixer, name) for name in open_names})
 
 
 @cases()

@@ -28,13 +28,12 @@ def test_saved_is_loaded_exactly(case, tmp_path):
 
 
 WAYS = {
-    "greedy": dict(),
     "beam": dict(num_beams=3, num_return_sequences=2, length_penalty=0.6),
-    "sample": dict(do_sample=True, top_k=8),
+    "sample": dict(do_sample=True, top_k=8),  # greedy decoding takes the same steps
 }
 
 
-@cases()
+@cases(variants=False)
 @pytest.mark.parametrize("way", WAYS)
 def test_generation_with_state_equals_without(case, way):
     for encoder_decoder in kinds(case):
@@ -80,7 +79,8 @@ class Logits(nn.Module):
 
 @cases(variants=False, absent=False)
 def test_exported_equals_eager(case):
-    net = model(case, num_hidden_layers=1)
+    others = {"mixer": "none", **({"cross_mixer": "average"} if case.role == "encoder" else {})}  # small graphs
+    net = model(case, num_hidden_layers=1, **others)
     program = torch.export.export(Logits(net), (), token_batch(net), strict=False).module()
     for padding in ("right", "left"):
         inputs = token_batch(net, padding=padding)
@@ -89,7 +89,7 @@ def test_exported_equals_eager(case):
         close(found[real], expected[real], 1e-5, padding)
 
 
-@cases()
+@cases(variants=False)
 def test_checkpointing_changes_no_gradient(case):
     net = model(case).train()
     inputs = token_batch(net, padding="right")

@@ -21,6 +21,22 @@ def test_bfloat16_is_kept_and_near_float32(case, padding, length, context_length
 
 
 @cases()
+@pytest.mark.parametrize("padding", ["none", "left"])
+def test_autocast_is_near_float32(case, padding):
+    """The precision that training has where a processor multiplies bfloat16."""
+    mixer, given = case.build(), batch(case, 70, 67, padding)
+    exact, _ = given.run(mixer)
+    given.x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y, _ = given.run(mixer)
+    close(given.real(y), given.real(exact), 0.05, "autocast")
+    if y.requires_grad:
+        given.real(y).float().square().sum().backward()
+        for name, parameter in mixer.named_parameters():
+            assert parameter.grad is None or parameter.grad.isfinite().all(), name
+
+
+@cases()
 @pytest.mark.parametrize("length", [1, 5, 70])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_row_of_padding_is_finite(case, length, dtype):
@@ -40,17 +56,17 @@ def test_a_row_of_padding_is_finite(case, length, dtype):
 
 
 @cases()
-def test_every_parameter_is_initialised(case):
+def test_everything_that_is_saved_is_initialised(case):
     torch.use_deterministic_algorithms(True)  # fills fresh memory with NaN
     try:
         net = model(case)
     finally:
         torch.use_deterministic_algorithms(False)
-    for name, parameter in net.named_parameters():
-        assert parameter.isfinite().all(), f"{name} is left as it was allocated: see TokenMixer.init_weights"
+    for name, tensor in net.state_dict().items():
+        assert tensor.isfinite().all(), f"{name} is left as it was allocated: see SelfInitialised"
 
 
-@cases()
+@cases(variants=False)
 @pytest.mark.parametrize("padding", PADDINGS[:3])
 def test_a_model_in_bfloat16_is_finite(case, padding):
     net = model(case).to(torch.bfloat16)

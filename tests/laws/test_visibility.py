@@ -53,7 +53,7 @@ def test_padding_may_stand_on_either_side(case, padding, length, context_length)
     mixer = case.build()
     y, _ = given.run(mixer)
     z, _ = moved.run(mixer)
-    close(moved.real(z), given.real(y), 1e-6)
+    close(moved.real(z), given.real(y), 2e-6)
 
 
 def _right(keep):
@@ -61,7 +61,7 @@ def _right(keep):
     return torch.arange(keep.shape[1]) < keep.sum(1, keepdim=True)
 
 
-@cases()
+@cases(variants=False)
 @pytest.mark.parametrize("padding", PADDINGS[1:])
 def test_a_model_reads_no_padding(case, padding):
     net = model(case)

@@ -5,6 +5,7 @@ import torch
 
 from bareformers.mixers.base import MapMixer
 from tests.laws.cases import batch, cases, close, paddings
+from tests.reference.equations import projected
 
 
 @cases()
@@ -22,16 +23,25 @@ def test_weights_tell_the_truth(case, padding, length, context_length):
         return
 
     source = given.x if given.context is None else given.context
-    keys = source.shape[1]
-    assert weights.shape[0] in (1, 3) and weights.shape[1:] == (2, length, keys)
-    values = mixer.value(source).view(3, keys, 2, -1)
-    mixed = torch.einsum("bhts,bshd->bthd", weights.expand(3, -1, -1, -1).to(values.dtype), values)
+    assert weights.shape[0] in (1, 3)
+    assert weights.shape[1:] == (mixer.slot.num_heads, length, source.shape[1])
+    values = values_of(mixer, source, given.keep if given.context is None else given.context_keep)
+    mixed = torch.einsum("bhts,bhsd->bthd", weights.expand(3, -1, -1, -1).to(values.dtype), values)
     close(given.real(mixer.output(mixed.flatten(2))), given.real(y), 2e-6, "map times values")
 
     rows = given.real(weights.expand(3, -1, -1, -1).transpose(1, 2))
     assert (rows >= 0).all()
     if case.normalized:
         close(rows.sum(-1), torch.ones(rows.shape[:2]), 1e-5, "sums of rows")
+
+
+def values_of(mixer, source, keep):
+    """What the map weighs, from the equations: [B, H, S, d], zeros at padding."""
+    values = source.new_zeros(len(source), mixer.slot.num_heads, source.shape[1], mixer.slot.head_size)
+    for row, tokens in enumerate(source):
+        real = slice(None) if keep is None else keep[row]
+        values[row][:, real] = projected(mixer, "value", tokens[real])
+    return values
 
 
 @cases()

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from bareformers.mixers.dropout import Dropout
+from bareformers.mixers.positions import sinusoids
 from bareformers.mixers.state import MixerState, new_state
-from bareformers.models.positions import sinusoids
 from tests.laws.cases import Case, batch
 
 
@@ -117,6 +117,21 @@ def test_sums_of_gaussian_rows_that_see_both_sides():
 @pytest.mark.parametrize("role, offsets", [("encoder", [-1, 1]), ("cross", [-1, 1]), ("decoder", [-1, 0])])
 def test_offsets_of_the_paper(role, offsets):
     assert Case("gaussian", role).build(num_heads=4).offsets == offsets * 2
+
+
+def test_a_gaussian_aligns_by_the_length_ratio_of_the_data():
+    case = Case("gaussian", "cross")
+    given = batch(case, 9, 14, "right")
+    told = Case("gaussian", "cross", {"length_ratio": 1.4}).build()
+    assert torch.equal(given.run(case.build(length_ratio=1.4))[0], given.run(told)[0])
+    assert not torch.equal(given.run(case.build(length_ratio=1.0))[0], given.run(told)[0])
+
+
+def test_stds_of_a_gaussian_are_tiled_over_heads():
+    case = Case("gaussian", "encoder", {"offsets": (0,), "std": (0.5, 2.0)})
+    _, weights = batch(case, 21, 1, "none").run(case.build(num_heads=4), want_weights=True)
+    peaks = [1 / (std * math.sqrt(2 * math.pi)) for std in (0.5, 2.0, 0.5, 2.0)]
+    torch.testing.assert_close(weights[0, :, 10, 10], torch.tensor(peaks), atol=1e-5, rtol=0)
 
 
 def test_a_decoding_gaussian_forgets():

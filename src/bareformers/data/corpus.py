@@ -1,4 +1,4 @@
-"""Text as sources give it: a training, a validation and a test side, and sentences about how they came about."""
+"""What sources give: a training, a validation and a test side, and sentences about how they came about."""
 
 from __future__ import annotations
 
@@ -12,30 +12,45 @@ from typing import Any, Literal
 
 from bareformers.errors import InputError
 
-Kind = Literal["documents", "pairs"]
+Kind = Literal["documents", "pairs", "sequences"]
 Pair = tuple[str, str]
 Item = str | Pair
 
 PARTS = ("train", "validation", "test")
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """Three sides of text. Training and validation are never empty; test may be.
+@dataclass(frozen=True, slots=True)
+class WordSequence:
+    """Words in order, of which some are predicted from those before them.
 
     Attributes:
-        kind: `documents` for strings, `pairs` for (source, target) strings.
-        train, validation, test: documents or pairs, in a fixed order.
+        words: without white space inside.
+        answers: the positions of the predicted words, ascending.
+    """
+
+    words: tuple[str, ...]
+    answers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Three sides of text or of made-up words. Training and validation are never empty; test may be.
+
+    Attributes:
+        kind: `documents` for strings, `pairs` for (source, target) strings, `sequences` for `WordSequence`.
+        train, validation, test: items of that kind, in a fixed order.
         notes: sentences for the log and the report: what was read, what was removed and why.
         languages: of pairs, as (source, target), where the source of the data knows them.
+        vocabulary: of sequences, every word that can occur; their order is that of the token ids.
     """
 
     kind: Kind
-    train: tuple[Item, ...]
-    validation: tuple[Item, ...]
-    test: tuple[Item, ...] = ()
+    train: tuple[Item, ...] | tuple[WordSequence, ...]
+    validation: tuple[Item, ...] | tuple[WordSequence, ...]
+    test: tuple[Item, ...] | tuple[WordSequence, ...] = ()
     notes: tuple[str, ...] = ()
     languages: tuple[str, str] | None = None
+    vocabulary: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part in ("train", "validation"):

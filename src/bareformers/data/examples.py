@@ -56,8 +56,8 @@ class Examples(Dataset[Example]):
     Attributes:
         lengths: the longer of both, per example, [examples]; for batching.
         label_tokens: how many tokens are predicted, per example, [examples].
-        texts: per example the source and the reference that metrics see, uncut; empty for language modelling.
-        num_bytes: UTF-8 bytes of all predicted text: nats / ln 2 / num_bytes are bits per byte.
+        texts: of translations, per example the source and the reference that metrics see, uncut; else empty.
+        num_bytes: UTF-8 bytes of all predicted text: nats / ln 2 / num_bytes are bits per byte. 0 for made-up words.
     """
 
     def __init__(
@@ -116,6 +116,25 @@ def translations(
     return Examples(Spans.join(sources), labels, labels.lengths, int(byte_sizes[labels.ids].sum()), texts)
 
 
+def recalls(sequences: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Examples:
+    """Sequences of which only the tokens at the positions `answers` are predicted, by models that shift the labels.
+
+    Raises:
+        ValueError: a sequence has no answers, or one outside it, or at position 0, where nothing comes before it.
+    """
+    inputs = Spans.join(sequences)
+    counts = np.array([len(positions) for positions in answers], np.int64)
+    if not counts.all():
+        raise ValueError("a sequence has no answers, so that there is nothing to predict in it")
+    positions = np.fromiter((position for row in answers for position in row), np.int64, int(counts.sum()))
+    if ((positions < 1) | (positions >= np.repeat(inputs.lengths, counts))).any():
+        raise ValueError("an answer stands outside its sequence, or at its first position")
+    predicted = np.repeat(inputs.starts, counts) + positions
+    labels = np.full_like(inputs.ids, IGNORED)
+    labels[predicted] = inputs.ids[predicted]
+    return Examples(inputs, Spans(labels, inputs.starts, inputs.stops), counts, 0)
+
+
 def _predicted(spans: Spans, byte_sizes: NDArray[np.int64]) -> Examples:
     """Adjacent overlapping chunks, in which all but the first token is predicted."""
     end = int(spans.stops[-1]) if len(spans) else 1
@@ -128,8 +147,8 @@ class Collate:
 
     Attributes:
         pad: the id that fills short rows; labels are filled with -100.
-        causal: whether labels stand below the inputs (language modelling). If so they are padded on the same side,
-            and a batch without pads has no attention_mask. Otherwise labels are padded on the right.
+        causal: whether labels stand below the inputs (language modelling, recall). If so they are padded on the same
+            side, and a batch without pads has no attention_mask. Otherwise labels are padded on the right.
         padding_side: of the inputs.
     """
 

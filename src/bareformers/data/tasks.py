@@ -12,13 +12,15 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from bareformers.data.corpus import PARTS, Corpus, Pair, cache_folder, counted
-from bareformers.data.examples import Collate, Example, Examples, chunks, translations, whole
-from bareformers.data.tokens import bytes_per_token, train_tokenizer
+from bareformers.data.corpus import PARTS, Corpus, Item, Kind, Pair, WordSequence, cache_folder, counted
+from bareformers.data.examples import Collate, Example, Examples, chunks, recalls, translations, whole
+from bareformers.data.tokens import bytes_per_token, train_tokenizer, word_tokenizer
 from bareformers.errors import InputError, unknown
 
-Task = Literal["language_modelling", "translation"]
+Task = Literal["language_modelling", "translation", "recall"]
 TooLong = Literal["drop", "cut", "error"]
+
+KINDS: dict[Task, Kind] = {"language_modelling": "documents", "translation": "pairs", "recall": "sequences"}
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,13 @@ class TaskData:
     """A corpus as one task sees it.
 
     Attributes:
-        task: `language_modelling` or `translation`.
-        tokenizer: trained on the training side alone, or the one that was given.
+        task: `language_modelling`, `translation` or `recall`.
+        tokenizer: trained on the training side alone, or the one that was given; of recall, the corpus's vocabulary.
         train, validation, test: examples of token ids; test may be empty.
         collate: makes a list of examples a batch of tensors.
         notes: the corpus's sentences and those about tokens and lengths.
         languages: (source, target) of a translation, where known.
-        length_ratio: source tokens per target token of the training side, `</s>` included; 1 for language modelling.
+        length_ratio: source tokens per target token of the training side, `</s>` included; 1 where there are no pairs.
     """
 
     task: Task
@@ -58,9 +60,10 @@ def prepare(
     """Train the tokenizer on the training side, unless one is given, and encode all three sides.
 
     Args:
-        corpus: documents for `language_modelling`, pairs for `translation` (one vocabulary for both languages).
-        vocab_size: tokens of the vocabulary, at least 260.
-        max_length: tokens per block, or per side of a pair with its `</s>`.
+        corpus: documents for `language_modelling`, pairs for `translation` (one vocabulary for both languages),
+            sequences for `recall`.
+        vocab_size: tokens of the vocabulary, at least 260; not read for `recall`, whose corpus names its words.
+        max_length: tokens per block, or per side of a pair with its `</s>`, or of the longest sequence with it.
         too_long: what happens to longer training pairs: `drop`, `cut` or `error`. Validation and test pairs are never
             dropped, but cut and counted, with their references whole; `error` speaks of them too.
         cache: folder for tokenizers; `cache_folder()` where not given.
@@ -68,25 +71,30 @@ def prepare(
             end-of-sequence token also pads where it has no padding token. `num_bytes` is 0 if it is not byte-level.
 
     Raises:
-        InputError: corpus and task do not fit, a size is too small or too large, or a pair is too long under `error`.
+        InputError: corpus and task do not fit, a size is too small or too large, a pair is too long under `error`, or
+            a sequence is too long or has a word that the tokenizer does not know.
     """
     if task not in get_args(Task):
         raise unknown("task", task, get_args(Task))
     if too_long not in get_args(TooLong):
         raise unknown("too_long", too_long, get_args(TooLong))
-    wanted = "documents" if task == "language_modelling" else "pairs"
-    if corpus.kind != wanted:
-        other = "translation" if corpus.kind == "pairs" else "language_modelling"
-        raise InputError(f"{task} needs {wanted} and the source gives {corpus.kind}: write task.name: {other}")
+    if corpus.kind != KINDS[task]:
+        other = next(name for name, kind in KINDS.items() if kind == corpus.kind)
+        raise InputError(f"{task} needs {KINDS[task]} and the source gives {corpus.kind}: write task.name: {other}")
     if max_length < 2:
         raise InputError(f"max_length {max_length} leaves nothing to predict: write 2 or more")
-    if tokenizer is None:
-        texts = chain.from_iterable((item,) if isinstance(item, str) else item for item in corpus.train)
+    if tokenizer is None and task == "recall":
+        tokenizer = word_tokenizer(corpus.vocabulary)
+    elif tokenizer is None:
+        items = cast(tuple[Item, ...], corpus.train)
+        texts = chain.from_iterable((item,) if isinstance(item, str) else item for item in items)
         tokenizer = train_tokenizer(texts, vocab_size, cache or cache_folder())
     if tokenizer.eos_token_id is None:
         raise InputError(f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token: give it an eos_token")
     if task == "language_modelling":
         return _language_modelling(corpus, tokenizer, max_length)
+    if task == "recall":
+        return _recall(corpus, tokenizer, max_length)
     return _translation(corpus, tokenizer, max_length, too_long)
 
 
@@ -151,6 +159,42 @@ def _translation(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length:
         notes=(*corpus.notes, *notes),
         languages=corpus.languages,
         length_ratio=ratio,
+    )
+
+
+def _recall(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TaskData:
+    eos, ids = tokenizer.eos_token_id, tokenizer.get_vocab()
+
+    def encode(part: str) -> Examples:
+        sequences: tuple[WordSequence, ...] = getattr(corpus, part)
+        try:
+            tokens = [[eos, *map(ids.__getitem__, sequence.words)] for sequence in sequences]
+        except KeyError as error:
+            raise InputError(
+                f"the {part} side has the word {error.args[0]!r}, which the vocabulary lacks: a source names all its "
+                f"words, and a trained model keeps to those that it was trained with"
+            ) from None
+        if (longest := max(map(len, tokens), default=0)) > max_length:
+            raise InputError(
+                f"the {part} side has sequences of {longest} tokens, the </s> before them included, and "
+                f"task.max_length is {max_length}: write {longest} or more"
+            )
+        return recalls(tokens, [[position + 1 for position in sequence.answers] for sequence in sequences])
+
+    sides = {part: encode(part) for part in PARTS}
+    longest = max(int(side.lengths.max(initial=0)) for side in sides.values())
+    notes = [
+        f"Encoded {_sizes(sides, 'sequence')}; the longest has {longest} tokens, the </s> before it included.",
+        f"The vocabulary has {len(tokenizer)} words, special tokens included.",
+    ]
+    return TaskData(
+        "recall",
+        tokenizer,
+        sides["train"],
+        sides["validation"],
+        sides["test"],
+        collate=Collate(_pad(tokenizer), causal=True),
+        notes=(*corpus.notes, *notes),
     )
 
 

@@ -1,4 +1,4 @@
-"""One tokenizer for every variant of a comparison: byte-level BPE, which can spell any text."""
+"""One tokenizer for every variant of a comparison: byte-level BPE, which can spell any text, or whole made-up words."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from bareformers.errors import InputError
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>"}  # ids 0 to 3
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256  # every byte is a token
+UNKNOWN = "<unk>"  # of word tokenizers: id 4
 
 # Said out loud, the library neither warns when a data loader forks after we tokenized, nor gives up its threads.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -46,6 +47,23 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, cache: Path) -> PreTr
         tokenizer_object=Tokenizer.from_file(str(file)),
         clean_up_tokenization_spaces=False,
         split_special_tokens=True,  # "</s>" in a text is four characters, not the end
+        **SPECIAL_TOKENS,
+    )
+
+
+def word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer with one token for each of `words`, in their order, behind the special tokens and `<unk>`.
+
+    White space parts words, and decoding puts a space between them. Any other word becomes `<unk>`.
+    """
+    vocabulary = dict.fromkeys([*SPECIAL_TOKENS.values(), UNKNOWN, *words])
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(vocabulary)}, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        clean_up_tokenization_spaces=False,  # else "k1 ?" would become "k1?"
+        split_special_tokens=True,
+        unk_token=UNKNOWN,
         **SPECIAL_TOKENS,
     )
 

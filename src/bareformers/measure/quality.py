@@ -1,4 +1,4 @@
-"""How good a model is: likelihood of held-out text, and translations against references."""
+"""How good a model is: likelihood of held-out text, translations against references, answers that are recalled."""
 
 from __future__ import annotations
 
@@ -60,6 +60,57 @@ def likelihood(
         num_tokens += count
     model.train(training)
     return Likelihood(nats, num_tokens, num_bytes)
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What a causal model answers where labels ask, with the true tokens before each answer in sight.
+
+    Attributes:
+        likelihood: of the true answers.
+        num_right: answers of which the likeliest token is the true one.
+        num_whole: sequences of which all answers are right.
+        answers: the likeliest token for each label of a sequence, in the order of the inputs.
+    """
+
+    likelihood: Likelihood
+    num_right: int
+    num_whole: int
+    answers: list[list[int]]
+
+    @property
+    def accuracy(self) -> float:
+        """Right answers, in percent."""
+        return 100 * self.num_right / max(self.likelihood.num_tokens, 1)
+
+    @property
+    def exact(self) -> float:
+        """Sequences of which all answers are right, in percent."""
+        return 100 * self.num_whole / max(len(self.answers), 1)
+
+
+@torch.no_grad()
+def recalled(model: nn.Module, batches: Iterable[tuple[Sequence[int], dict[str, Tensor]]]) -> Recalled:
+    """Evaluate a model that shifts its labels on batches of (indices of the inputs, inputs with `labels`)."""
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    nats, num_tokens, num_right, num_whole = 0.0, 0, 0, 0
+    answers: dict[int, list[int]] = {}
+    for indices, batch in batches:
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        out = model(**batch)
+        true, guessed = batch["labels"][:, 1:], out.logits[:, :-1].argmax(-1)
+        asked = true != -100
+        right = asked & (guessed == true)
+        count = int(asked.sum())
+        nats += float(out.loss) * count
+        num_tokens += count
+        num_right += int(right.sum())
+        num_whole += int((right == asked).all(1).sum())
+        given = (row[mask].tolist() for row, mask in zip(guessed, asked, strict=True))
+        answers.update(zip(indices, given, strict=True))
+    model.train(training)
+    return Recalled(Likelihood(nats, num_tokens), num_right, num_whole, [answers[index] for index in sorted(answers)])
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,6 +28,7 @@ class Slot:
         num_heads: H; D is a multiple of it.
         max_length: the most positions that queries come from; a limit only for mixers of fixed length.
         max_context_length: the same for the context of the cross role.
+        length_ratio: cross only, context positions for each query position, as in the training data.
         dropout: probability with which a mixer that has a map drops its entries while training.
         use_bias: whether linear maps carry a bias.
     """
@@ -37,6 +39,7 @@ class Slot:
     num_heads: int
     max_length: int
     max_context_length: int
+    length_ratio: float = 1.0
     dropout: float = 0.0
     use_bias: bool = True
 
@@ -54,7 +57,20 @@ class Slot:
         return nn.Linear(self.hidden_size, self.hidden_size, bias=self.use_bias)
 
 
-class TokenMixer(nn.Module):
+class SelfInitialised(nn.Module):
+    """A module with tensors of its own that a normal distribution of the usual width would not suit."""
+
+    def init_weights(self, std: float) -> None:
+        """Fill them, through `transformers.initialization`, which leaves alone what was loaded.
+
+        A model calls this on every such module, those inside first; each fills what is its own and no child's.
+
+        Args:
+            std: what linear maps of the model's width are initialised with.
+        """
+
+
+class TokenMixer(SelfInitialised):
     """Moves information between positions.
 
     A subclass lives in a file of its own, carries `@mixer(name, roles=..., paper=..., parameters=..., state=...)` and,
@@ -81,12 +97,6 @@ class TokenMixer(nn.Module):
         self.slot = slot
         self.options = options
 
-    def init_weights(self, std: float) -> None:
-        """Initialise what a normal distribution of width `std` would not suit, through `transformers.initialization`.
-
-        Called after the linear maps inside have been initialised.
-        """
-
     def forward(
         self,
         x: Tensor,
@@ -109,6 +119,10 @@ class TokenMixer(nn.Module):
         """
         raise NotImplementedError
 
+    def heads(self, x: Tensor) -> Tensor:
+        """[B, T, D] -> [B, H, T, d]."""
+        return x.unflatten(-1, (self.slot.num_heads, self.slot.head_size)).transpose(1, 2)
+
     def check_length(self, length: int, limit: int) -> None:
         """Raise where a mixer of fixed length is given more than it was built for."""
         if length > limit:
@@ -126,8 +140,8 @@ class MapMixer(TokenMixer):
 
     def __init__(self, slot: Slot, options: Any) -> None:
         super().__init__(slot, options)
-        self.value = slot.linear()
-        self.output = slot.linear()
+        self.value: nn.Module = slot.linear()
+        self.output: nn.Module = slot.linear()
         self.dropout = Dropout(slot.dropout)
 
     def weights(self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None) -> Tensor:
@@ -138,7 +152,7 @@ class MapMixer(TokenMixer):
         self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None, want_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Mixed values [B, H, T, d], and the weights where they are wanted."""
-        values = self.remember("values", self.value, x, context, state)
+        values = self.values(x, context, state)
         weights = self.weights(x, mask, context, state)
         return apply_map(self.dropout(weights).to(values.dtype), values), weights if want_weights else None
 
@@ -153,9 +167,9 @@ class MapMixer(TokenMixer):
         mixed, weights = self.mix(x, mask, context, state, want_weights)
         return self.output(merge_heads(mixed)), weights
 
-    def heads(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, H, T, d]."""
-        return x.unflatten(-1, (self.slot.num_heads, self.slot.head_size)).transpose(1, 2)
+    def values(self, x: Tensor, context: Tensor | None, state: MixerState | None) -> Tensor:
+        """The values [B, H, S, d] of all positions that there are to read."""
+        return self.remember("values", lambda source: self.heads(self.value(source)), x, context, state)
 
     def remember(
         self,
@@ -165,15 +179,26 @@ class MapMixer(TokenMixer):
         context: Tensor | None,
         state: MixerState | None,
     ) -> Tensor:
-        """`project` of all positions seen so far, or of the context (once), in heads [B, H, S, d]."""
+        """`project` ([B, S, D] -> [B, H, S, d]) of all positions seen so far, or of the context (once)."""
         if context is None:
-            new = self.heads(project(x))
+            new = project(x)
             return new if state is None else state.append(name, new, dim=2)
         if state is None:
-            return self.heads(project(context))
+            return project(context)
         if name not in state:
-            state[name] = self.heads(project(context))
+            state[name] = project(context)
         return state[name]
+
+
+class SoftmaxMixer(MapMixer):
+    """A mixer whose map is one softmax of logits; `mixture` can add its logits to those of others."""
+
+    def scores(self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None) -> Tensor:
+        """Logits [B or 1, H, T, S], of hidden keys too; called once a forward pass, since it may write to `state`."""
+        raise NotImplementedError
+
+    def weights(self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None) -> Tensor:
+        return mask.softmax(self.scores(x, mask, context, state))
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -186,6 +211,21 @@ def apply_map(weights: Tensor, values: Tensor) -> Tensor:
     if weights.shape[0] == values.shape[0]:
         return weights @ values
     return torch.einsum("hts,bhsd->bhtd", weights[0].expand(values.shape[1], -1, -1), values)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in float32 where it has less, for sums over positions."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def or_one(sums: Tensor) -> Tensor:
+    """Sums of weights to divide by, with 1 where nothing has a weight: what is read there is 0."""
+    return torch.where(sums > torch.finfo(sums.dtype).tiny, sums, 1.0)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """No autocast inside: what is summed over positions, or kept, is not made in half precision."""
+    return torch.autocast(device.type, enabled=False) if device.type != "meta" else nullcontext()
 
 
 def build(spec: str | dict[str, Any], slot: Slot) -> TokenMixer | None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Literal
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import initialization as init
 
-from bareformers.mixers.base import MapMixer, Slot
+from bareformers.errors import InputError
+from bareformers.mixers.base import Slot, SoftmaxMixer
 from bareformers.mixers.masks import Mask
+from bareformers.mixers.positions import reach, rotate, shift, sinusoids
 from bareformers.mixers.state import MixerState
 from bareformers.registry import mixer
 
@@ -21,21 +26,82 @@ SHORT = 128 * 128
     "dot_product",
     roles={"encoder", "decoder", "cross"},
     paper="Vaswani et al., NeurIPS 2017, arXiv:1706.03762",
-    parameters="4*d*d",
+    parameters="4*d*d + (d*d + 2*d) * (positions == 'relative')",
     state="2*t*d",
 )
-class DotProduct(MapMixer):
+class DotProduct(SoftmaxMixer):
     """Each query weighs the keys by softmax(q k / sqrt(d))."""
 
-    def __init__(self, slot: Slot, options: Any) -> None:
+    @dataclass
+    class Options:
+        # rotary (Su et al. 2021); relative, as in Transformer-XL (Dai et al. 2019) and Gopher; self roles only
+        positions: Literal["none", "rotary", "relative"] = "none"
+        num_heads: int | None = None  # by default num_attention_heads of the model
+
+        def __post_init__(self) -> None:
+            if self.num_heads is not None and self.num_heads < 1:
+                raise InputError(f"dot_product needs at least one head, not num_heads: {self.num_heads}")
+
+    def __init__(self, slot: Slot, options: Options) -> None:
+        if options.num_heads is not None:
+            if slot.hidden_size % options.num_heads:
+                raise InputError(
+                    f"dot_product cannot divide hidden_size {slot.hidden_size} among {options.num_heads} heads; "
+                    f"write a num_heads that divides it"
+                )
+            slot = replace(slot, num_heads=options.num_heads)
         super().__init__(slot, options)
+        if options.positions != "none" and slot.role == "cross":
+            raise InputError(
+                f"dot_product has no {options.positions} positions between two sequences; "
+                f"write cross_mixer: dot_product beside it"
+            )
+        if options.positions == "rotary" and slot.head_size % 2:
+            raise InputError(f"rotary positions need an even head size, not {slot.head_size}; write other heads")
         self.query = slot.linear()
         self.key = slot.linear()
+        if options.positions == "relative":
+            if slot.hidden_size % 2:
+                raise InputError(f"relative positions need an even hidden_size, not {slot.hidden_size}")
+            self.relative_key = nn.Linear(slot.hidden_size, slot.hidden_size, bias=False)
+            self.content_bias = nn.Parameter(torch.empty(slot.num_heads, slot.head_size))
+            self.position_bias = nn.Parameter(torch.empty(slot.num_heads, slot.head_size))
 
-    def weights(self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None) -> Tensor:
-        queries = self.heads(self.query(x)) * (1 / math.sqrt(self.slot.head_size))
-        keys = self.remember("keys", self.key, x, context, state)
-        return mask.softmax(queries @ keys.transpose(-1, -2))
+    def init_weights(self, std: float) -> None:
+        if self.options.positions == "relative":
+            init.zeros_(self.content_bias)
+            init.zeros_(self.position_bias)
+
+    def compared(
+        self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Queries [B, H, T, d] times 1/sqrt(d), keys [B, H, S, d], and what is added to their products [B, H, T, S]."""
+
+        def project(source: Tensor) -> Tensor:
+            keys = self.heads(self.key(source))
+            return rotate(keys, mask.query_positions) if self.options.positions == "rotary" else keys
+
+        keys = self.remember("keys", project, x, context, state)
+        queries = self.heads(self.query(x))
+        scale = 1 / math.sqrt(self.slot.head_size)
+        if self.options.positions == "rotary":
+            queries = rotate(queries, mask.query_positions)
+        if self.options.positions != "relative":
+            return queries * scale, keys, None
+        # Dai et al. 2019, section 3.3: ((q + u) k + (q + v) W_r r) / sqrt(d), one r for each distance query - key.
+        distances = sinusoids(-reach(mask.num_queries, mask.num_keys, x.device), self.slot.hidden_size, x.dtype)
+        readers = (queries + self.position_bias[:, None]) * scale
+        if queries.shape[:3].numel() < self.slot.hidden_size:  # few queries, as in decoding: W_r goes to them
+            weight = self.relative_key.weight.unflatten(0, (self.slot.num_heads, self.slot.head_size))
+            by_offset = (readers @ weight) @ distances.T
+        else:
+            by_offset = readers @ self.heads(self.relative_key(distances)[None]).transpose(-1, -2)
+        return (queries + self.content_bias[:, None]) * scale, keys, shift(by_offset, mask.num_keys)
+
+    def scores(self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None) -> Tensor:
+        queries, keys, added = self.compared(x, mask, context, state)
+        scores = queries @ keys.transpose(-1, -2)
+        return scores if added is None else scores + added
 
     def mix(
         self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None, want_weights: bool
@@ -43,16 +109,11 @@ class DotProduct(MapMixer):
         short = x.device.type == "cpu" and mask.num_queries * mask.num_keys <= SHORT
         if want_weights or short:
             return super().mix(x, mask, context, state, want_weights)
-        queries = self.heads(self.query(x))
-        keys = self.remember("keys", self.key, x, context, state)
-        values = self.remember("values", self.value, x, context, state)
+        queries, keys, added = self.compared(x, mask, context, state)
+        values = self.values(x, context, state)
         causal = mask.causal and mask.offset == 0 and mask.num_queries > 1 and (mask.keep is None or mask.regular)
-        mixed = F.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=None if causal else mask.bias(queries.dtype),
-            dropout_p=self.slot.dropout if self.training else 0.0,
-            is_causal=causal,
-        )
+        causal = causal and added is None
+        bias = None if causal else mask.bias(queries.dtype) if added is None else mask.hide(added)
+        dropout = self.slot.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(queries, keys, values, bias, dropout, causal, scale=1.0)
         return mixed, None

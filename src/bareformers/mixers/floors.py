@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bareformers.mixers.base import MapMixer, Slot, TokenMixer
+from bareformers.mixers.base import MapMixer, Slot, TokenMixer, at_least_float32
 from bareformers.mixers.masks import Mask
 from bareformers.mixers.state import MixerState
 from bareformers.registry import mixer
@@ -85,7 +85,3 @@ class Average(MapMixer):
         if state is not None:
             state["mean"] = mean
         return mean
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

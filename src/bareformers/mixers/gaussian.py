@@ -7,6 +7,7 @@ equation 3 of the paper.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,28 +40,37 @@ class Gaussian(MapMixer):
 
     @dataclass
     class Options:
-        offsets: tuple[int, ...] | None = (
-            None  # centres, tiled over heads; by default -1 and 1, in the decoder -1 and 0
-        )
-        std: float = 1.0  # in positions
-        length_ratio: float = 1.0  # cross only: context positions per query position
+        # centres, tiled over heads; by default -1 and 1, in the decoder -1 and 0
+        offsets: tuple[int, ...] | None = None
+        std: float | tuple[float, ...] = 1.0  # in positions; several are tiled over heads
+        length_ratio: float | None = None  # cross only: context positions per query position; by default the data's
         normalize: bool = False  # divide each row by its sum over the visible keys (the paper does not)
 
         def __post_init__(self) -> None:
-            if self.std <= 0 or self.length_ratio <= 0:
-                raise InputError(f"gaussian needs std and length_ratio above 0, not {self.std} and {self.length_ratio}")
+            stds = self.std if isinstance(self.std, tuple) else (self.std,)
+            if not stds or min(stds) <= 0:
+                raise InputError(f"gaussian needs a std above 0 for every head, not {self.std}")
+            if self.length_ratio is not None and self.length_ratio <= 0:
+                raise InputError(f"gaussian needs a length_ratio above 0, not {self.length_ratio}")
             if self.offsets is not None and not self.offsets:
                 raise InputError("gaussian needs at least one offset, as in offsets: [-1, 1]")
-            if self.normalize and max(map(abs, self.offsets or (1,))) > 4 * self.std:
-                raise InputError(
-                    "gaussian cannot normalize rows whose centre lies over 4 std outside; write a larger std"
-                )
 
     def __init__(self, slot: Slot, options: Options) -> None:
         super().__init__(slot, options)
+        if options.length_ratio is not None and slot.role != "cross":
+            raise InputError(
+                "gaussian reads length_ratio in the cross role only; "
+                "write it under cross_mixer, as in cross_mixer: {name: gaussian, length_ratio: 1.1}"
+            )
+        self.length_ratio = slot.length_ratio if options.length_ratio is None else options.length_ratio
         offsets = options.offsets or ((-1, 0) if slot.role == "decoder" else (-1, 1))
-        self.offsets = [offsets[head % len(offsets)] for head in range(slot.num_heads)]
-        self.radius = math.ceil(REACH * options.std)
+        stds = options.std if isinstance(options.std, tuple) else (options.std,)
+        heads = range(slot.num_heads)
+        self.offsets = [offsets[head % len(offsets)] for head in heads]
+        self.stds = [stds[head % len(stds)] for head in heads]
+        if options.normalize and any(abs(o) > 4 * std for o, std in zip(self.offsets, self.stds, strict=True)):
+            raise InputError("gaussian cannot normalize rows whose centre lies over 4 std outside; write a larger std")
+        self.radius = math.ceil(REACH * max(self.stds))
         self.first = min(min(self.offsets) - self.radius, 0)
         self.last = 0 if slot.role == "decoder" else max(max(self.offsets) + self.radius, 0)
 
@@ -71,19 +81,28 @@ class Gaussian(MapMixer):
 
     def density(self, distance: Tensor) -> Tensor:
         """The normal density at `distance` [.., H, T, S] from each head's centre, in positions."""
-        std = self.options.std
+        std = self.widths(distance)
         return torch.exp(-0.5 * (distance / std) ** 2) / (std * math.sqrt(2 * math.pi))
 
-    def centres(self, device: torch.device) -> Tensor:
-        """[H, 1, 1] float32: each head's offset. Built here, since `from_pretrained` loses computed buffers."""
-        return torch.tensor(self.offsets, dtype=torch.float32, device=device)[:, None, None]
+    def centres(self, like: Tensor) -> Tensor:
+        """[H, 1, 1]: each head's offset. Built here, since `from_pretrained` loses computed buffers."""
+        return self.per_head(self.offsets, like)
+
+    def widths(self, like: Tensor) -> Tensor:
+        """[H, 1, 1]: each head's standard deviation."""
+        return self.per_head(self.stds, like)
+
+    def per_head(self, numbers: Sequence[float], like: Tensor) -> Tensor:
+        """On the device of `like`, in its precision or float32, whichever is better."""
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        return torch.tensor(numbers, dtype=dtype, device=like.device)[:, None, None]
 
     def weights(self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None) -> Tensor:
-        ratio = self.options.length_ratio if context is not None else 1.0
-        distance = mask.key_positions[:, None, None, :] - ratio * mask.query_positions[:, None, :, None]
-        distance = distance - self.centres(x.device)
+        ratio, offsets = self.length_ratio if context is not None else 1.0, self.centres(x)
+        centres = ratio * mask.query_positions[:, None, :, None].to(offsets.dtype) + offsets
+        distance = mask.key_positions[:, None, None, :] - centres
         if self.options.normalize:
-            return mask.softmax(-0.5 * (distance / self.options.std) ** 2)
+            return mask.softmax(-0.5 * (distance / self.widths(x)) ** 2)
         weights = self.density(distance)
         return weights if mask.allowed is None else weights * mask.allowed
 
@@ -95,7 +114,7 @@ class Gaussian(MapMixer):
         if want_weights or drops or (state is None or context is not None) and mask.num_keys <= SHORT:
             weights = self.weights(x, mask, context, state)
         if context is not None:
-            values = self.remember("values", self.value, x, context, state)
+            values = self.values(x, context, state)
             if weights is None:
                 return self.gathered(mask.keep_values(values), mask), None
             return apply_map(self.dropout(weights).to(values.dtype), values), weights if want_weights else None
@@ -118,7 +137,7 @@ class Gaussian(MapMixer):
             end = padded.shape[2] - self.last
             state["values"] = padded[:, :, end - self.window : end].clone()  # a view would keep the whole prompt alive
         reach = torch.arange(self.first, self.last + 1, device=values.device)
-        kernel = self.density(reach - self.centres(values.device)).to(values.dtype)  # [H, 1, window + 1 + last]
+        kernel = self.density(reach - self.centres(values)).to(values.dtype)  # [H, 1, window + 1 + last]
         if length == 1:
             mixed = kernel @ padded
             return mixed[..., :-1] / mixed[..., -1:].clamp_min(1e-9) if self.options.normalize else mixed
@@ -135,20 +154,21 @@ class Gaussian(MapMixer):
         values: [B, H, S, d], zero at padding -> [B, H, T, d]; never a T x S matrix.
         """
         batch, num_heads, num_keys, size = values.shape
-        centre = self.options.length_ratio * mask.query_positions[:, None, :] + self.centres(values.device)[..., 0]
+        offsets, std = self.centres(values)[..., 0], self.widths(values)[..., 0]
+        centre = self.length_ratio * mask.query_positions[:, None, :].to(offsets.dtype) + offsets
         centre = centre.expand(batch, -1, -1)
         start = mask.key_positions.new_zeros(1) if mask.keep is None else mask.keep.int().argmax(1)
         count = mask.key_positions.new_full((1,), num_keys) if mask.keep is None else mask.keep.sum(1)
         last = (count - 1).clamp_min(0)[:, None, None]
         nearest = torch.minimum(centre.clamp_min(0), last)
         # A normalised row keeps its weight however far from the keys its centre lies.
-        peak = ((nearest - centre) / self.options.std) ** 2 if self.options.normalize else 0.0
+        peak = ((nearest - centre) / std) ** 2 if self.options.normalize else 0.0
         mixed, total = values.new_zeros(batch, num_heads, mask.num_queries, size), torch.zeros_like(centre)
         for tap in range(-self.radius, self.radius + 2):
             position = nearest.floor().long() + tap
             inside = (position >= 0) & (position <= last)
-            exponent = torch.where(inside, -0.5 * (((position - centre) / self.options.std) ** 2 - peak), -torch.inf)
-            weight = exponent.exp() / (self.options.std * math.sqrt(2 * math.pi))
+            exponent = torch.where(inside, -0.5 * (((position - centre) / std) ** 2 - peak), -torch.inf)
+            weight = exponent.exp() / (std * math.sqrt(2 * math.pi))
             total = total + weight
             index = (position + start[:, None, None]).clamp(0, num_keys - 1)
             picked = values.gather(2, index[..., None].expand(-1, -1, -1, size))

@@ -80,11 +80,10 @@ class Mask:
         return keys.expand(-1, 1, self.num_queries, -1) if visible is None else keys & visible
 
     def bias(self, dtype: torch.dtype) -> Tensor | None:
-        """`allowed` as a term to add to logits: 0 or the lowest finite number, so that an all-pad row is no NaN."""
+        """`allowed` as a term to add to logits: 0 or the lowest finite number; None where all is visible."""
         if self.allowed is None:
             return None
-        zero = torch.zeros((), dtype=dtype, device=self.device)
-        return torch.where(self.allowed, zero, torch.finfo(dtype).min)
+        return self.hide(torch.zeros(self.allowed.shape, dtype=dtype, device=self.device))
 
     def softmax(self, logits: Tensor) -> Tensor:
         """Softmax over the keys that each query may see, in float32; [.., T, S] -> the same.
@@ -92,9 +91,11 @@ class Mask:
         A query that may see nothing (padding before the first token) gets a uniform row, which nothing real reads.
         """
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-        if self.allowed is not None:
-            logits = logits.masked_fill(~self.allowed, torch.finfo(logits.dtype).min)
-        return logits.softmax(-1)
+        return self.hide(logits).softmax(-1)
+
+    def hide(self, logits: Tensor) -> Tensor:
+        """[.., T, S] with the lowest finite number where a query may not look, so that an all-pad row is no NaN."""
+        return logits if self.allowed is None else logits.masked_fill(~self.allowed, torch.finfo(logits.dtype).min)
 
     def keep_values(self, values: Tensor) -> Tensor:
         """[B, H, S', d] with zeros at padding; S' counts the last keys of the mask (the new ones while decoding)."""

@@ -30,8 +30,8 @@ class BareConfig(PreTrainedConfig):
     """Sizes and choices of a model.
 
     `mixer` says what moves information between positions: a name, `{name: gaussian, std: 0.5}`, a list that is tiled
-    over depth, or `{default: dot_product, layers: {0: gaussian}}`. `encoder_mixer`, `decoder_mixer` and `cross_mixer`
-    override it for their role.
+    over depth, or `{default: dot_product, layers: {0: gaussian, -1: none}}`. `encoder_mixer`, `decoder_mixer` and
+    `cross_mixer` override it for their role.
     """
 
     model_type = "bareformer"
@@ -54,6 +54,7 @@ class BareConfig(PreTrainedConfig):
     encoder_mixer: Any = None
     decoder_mixer: Any = None
     cross_mixer: Any = None
+    length_ratio: float | int = 1.0  # source tokens per target token of the training data, for mixers that align by it
     use_bias: bool = True
     dropout: float | int = 0.1
     attention_dropout: float | int = 0.0
@@ -78,6 +79,8 @@ class BareConfig(PreTrainedConfig):
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}; "
                 f"write {self.hidden_size // self.num_attention_heads * self.num_attention_heads or 1}, or other heads"
             )
+        if self.length_ratio <= 0:
+            raise InputError(f"length_ratio is above 0, not {self.length_ratio}")
         if self.position_embedding not in POSITIONS:
             raise unknown("position_embedding", self.position_embedding, POSITIONS)
         if self.classifier_pooling not in POOLINGS:
@@ -129,10 +132,12 @@ class BareConfig(PreTrainedConfig):
             layers = spec.get("layers") or {}
             if not isinstance(layers, dict) or not all(str(index).lstrip("-").isdigit() for index in layers):
                 raise InputError(f"layers says which mixer sits at which depth, as in {{0: gaussian}}, not {layers!r}")
-            chosen = {int(index): choice for index, choice in layers.items()}
             depth = self.num_layers(role)
-            if outside := [index for index in chosen if not 0 <= index < depth]:
+            if outside := [index for index in map(int, layers) if not -depth <= index < depth]:
                 raise InputError(f"mixer names layer {outside[0]}, but there are {depth}, numbered from 0")
+            chosen = {int(index) % depth: choice for index, choice in layers.items()}
+            if len(chosen) < len(layers):
+                raise InputError(f"mixer names a layer twice, from the top and from the bottom: {list(layers)}")
             spec = chosen.get(layer, spec["default"])
         elif isinstance(spec, list | tuple):
             if not spec:
@@ -153,6 +158,7 @@ class BareConfig(PreTrainedConfig):
             num_heads=self.num_attention_heads,
             max_length=self.max_position_embeddings,
             max_context_length=self.max_position_embeddings,
+            length_ratio=self.length_ratio,
             dropout=self.attention_dropout,
             use_bias=self.use_bias,
         )

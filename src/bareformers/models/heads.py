@@ -20,7 +20,7 @@ from transformers.modeling_outputs import (
 
 from bareformers.blocks.layers import activation, norm
 from bareformers.errors import InputError
-from bareformers.mixers.base import TokenMixer
+from bareformers.mixers.base import SelfInitialised
 from bareformers.mixers.state import new_state
 from bareformers.models.config import BareConfig
 from bareformers.models.stack import Stack
@@ -47,7 +47,7 @@ class BareModel(PreTrainedModel):
             init.ones_(module.weight)
             if getattr(module, "bias", None) is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, TokenMixer):
+        elif isinstance(module, SelfInitialised):
             module.init_weights(fixed or self.config.hidden_size**-0.5)
 
     @property

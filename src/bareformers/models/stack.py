@@ -18,8 +18,8 @@ from bareformers.errors import InputError
 from bareformers.mixers import base as mixers
 from bareformers.mixers.dropout import Dropout
 from bareformers.mixers.masks import Mask
+from bareformers.mixers.positions import sinusoids
 from bareformers.models.config import BareConfig
-from bareformers.models.positions import sinusoids
 
 
 class Embeddings(nn.Module):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bareformers.report import words
 from bareformers.report.labels import Box, Label, box_of, pixels, place, spread_out
 from bareformers.report.palette import Look, looks
-from bareformers.report.result import Comparison, Measure, VariantResult
+from bareformers.report.result import Compared, Comparison, Measure, VariantResult
 from bareformers.report.svg import FAINT, MUTED, TEXT, chart, dress, inline
 from bareformers.report.verdict import best_floor, crossover, crossovers, measured
 
@@ -274,7 +274,7 @@ class LengthChart:
     crossovers: list[str]
 
 
-def against_length(comparison: Comparison) -> list[LengthChart]:
+def against_length(comparison: Compared) -> list[LengthChart]:
     """A chart for each measure that was taken at several lengths, on logarithmic axes.
 
     Empty where there is none. Values that are not above 0 have no place on such an axis and are left out.
@@ -286,8 +286,8 @@ def against_length(comparison: Comparison) -> list[LengthChart]:
     return charts
 
 
-def _against_length(comparison: Comparison, measure: str, lengths: list[int], name: str) -> str | None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+def _against_length(comparison: Compared, measure: str, lengths: list[int], name: str) -> str | None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
     style, lines, unit = looks(comparison), dict[str, list[tuple[int, float]]](), ""
     for variant in comparison.variants:
@@ -298,17 +298,25 @@ def _against_length(comparison: Comparison, measure: str, lengths: list[int], na
                 unit = found.unit
     if not lines:
         return None
-    figure, axes = chart(600, 340, left=64, right=14 + 7.4 * max(map(len, lines)), top=12, bottom=44)
+    height = max(340, 56 + 1.35 * TEXT * len(lines))  # a name for each line at the right
+    figure, axes = chart(600, height, left=64, right=14 + 7.4 * min(max(map(len, lines)), 40), top=12, bottom=44)
     axes.set(xscale="log", yscale="log", xlabel="length in tokens", ylabel=words.label(measure))
     for drawn, spots in lines.items():
-        colour = style[drawn].light
-        axes.plot(*zip(*spots, strict=True), "o-", color=colour, linewidth=1.7, markersize=4, markeredgewidth=0)
+        look, is_baseline = style[drawn], drawn == comparison.baseline
+        dashes: Any = (5, 2) if look.colour == "floor" else (None, None)
+        axes.plot(
+            *zip(*spots, strict=True), marker=look.marker, color=look.light, dashes=dashes, markeredgewidth=0,
+            linewidth=3.0 if is_baseline else 1.7, markersize=5 if is_baseline else 4, zorder=3 if is_baseline else 2,
+        )  # fmt: skip
         since = crossover(comparison, comparison.variant(drawn), measure)
-        if since is not None and since != lengths[0]:
-            axes.plot(since, dict(spots)[since], "o", color=colour, markersize=10, fillstyle="none", zorder=4)
-    axes.xaxis.set_major_locator(FixedLocator(lengths))
+        if since is not None and since != lengths[0] and since in dict(spots):
+            axes.plot(since, dict(spots)[since], "o", color=look.light, markersize=10, fillstyle="none", zorder=4)
+    axes.xaxis.set_major_locator(FixedLocator(lengths, nbins=9))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.quantity(value, unit)))
+    values = [value for spots in lines.values() for _, value in spots]
+    if max(values) < 100 * min(values):
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.tick(value, unit)))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_minor_locator(NullLocator())
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # leaders to the names must not move them

@@ -16,6 +16,7 @@ from bareformers.report.result import Comparison, Measure, VariantResult, differ
 from bareformers.report.verdict import best_floor, caveats, kept, kept_means, predicate, verdict
 
 if TYPE_CHECKING:
+    import jinja2
     from numpy.typing import NDArray
 
 SAMPLES = 8
@@ -116,26 +117,17 @@ class Runs:
 
 def page(comparison: Comparison, runs: Runs) -> str:
     """The report as one HTML document that names no other file or address."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     looks = palette.looks(comparison)
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         comparison=comparison,
         label=words.label,
         verdict=verdict(comparison),
         caveats=caveats(comparison),
         theme=palette.stylesheet(),
-        created=_day(comparison.created),
-        seeds=words.seeds(comparison.seeds),
+        created=day(comparison.created),
+        seeds=f"1 to {comparison.seeds} seeds" if comparison.single else words.seeds(comparison.seeds),
         looks=looks,
-        marks={name: _mark(look) for name, look in looks.items()},
+        marks={name: mark(look) for name, look in looks.items()},
         lines=_lines(comparison),
         longest=max(len(variant.name) for variant in comparison.variants),
         kept_means=kept_means(comparison),
@@ -155,6 +147,20 @@ def page(comparison: Comparison, runs: Runs) -> str:
         problems=runs.problems,
         recipe=_yaml(comparison.recipe),
     )
+
+
+def template(name: str) -> jinja2.Template:
+    """A page of the folder `templates`, into which text goes as text."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
 
 
 # One line per variant
@@ -203,8 +209,8 @@ _SHAPES = {
 }
 
 
-def _mark(look: palette.Look) -> str:
-    """A variant's mark in the scatter plots, small enough to stand in a line of text."""
+def mark(look: palette.Look) -> str:
+    """A variant's mark in the figures, small enough to stand in a line of text."""
     shape, fill = _SHAPES[look.marker], f"var(--{look.colour})"
     return f'<svg class="mark" viewBox="0 0 12 12" aria-hidden="true" fill="{fill}">{shape}</svg>'
 
@@ -316,16 +322,31 @@ class Sample:
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples of all variants for the same sources; `compared` tells whether outputs are held against references."""
+    """Samples of all variants for the same sources.
 
-    compared: bool
+    Attributes:
+        kind: `translation` and `recall`, whose outputs are held against references, or `generation`.
+        source, reference: what these are called.
+    """
+
+    kind: str
+    source: str
+    reference: str
     items: list[Sample]
+
+
+_SOURCE_AND_REFERENCE = {
+    "generation": ("prompt", "true continuation"),
+    "recall": ("prompt", "right answers"),
+    "translation": ("source", "reference"),
+}
 
 
 def _samples(comparison: Comparison, found: Mapping[str, Mapping[str, Any]]) -> Samples | None:
     if not found:
         return None
-    compared = any(samples.get("kind") == "translation" for samples in found.values())
+    kind = str(next(iter(found.values())).get("kind"))
+    kind = kind if kind in _SOURCE_AND_REFERENCE else "generation"
     outputs = {
         name: {str(sample["source"]): str(sample["output"]) for sample in samples["samples"]}
         for name, samples in found.items()
@@ -340,21 +361,23 @@ def _samples(comparison: Comparison, found: Mapping[str, Mapping[str, Any]]) -> 
             source,
             first[source],
             [
-                (variant, _marked(outputs[variant.name][source], first[source] if compared else None))
+                (variant, _pieces(kind, outputs[variant.name][source], first[source]))
                 for variant in comparison.variants
                 if source in outputs.get(variant.name, {})
             ],
         )
         for source in ranked
     ]
-    return Samples(compared, items) if items else None
+    return Samples(kind, *_SOURCE_AND_REFERENCE[kind], items) if items else None
 
 
-def _marked(output: str, reference: str | None) -> list[tuple[str, str]]:
-    """The pieces of `output`, compared with the reference word by word; one piece where there is none."""
-    if reference is None or not output.strip():
+def _pieces(kind: str, output: str, reference: str) -> list[tuple[str, str]]:
+    """The pieces of `output`, where its kind allows it compared with the reference word by word; else one piece."""
+    if kind == "generation" or not output.strip():
         return [(output, "same")] if output.strip() else []
     ours, theirs = output.split(), reference.split()
+    if kind == "recall":
+        return [(our, "same" if our == their else "other") for our, their in zip(ours, theirs, strict=False)]
     pieces = []
     matcher = SequenceMatcher(None, ours, theirs, autojunk=False)
     for operation, start, end, their_start, their_end in matcher.get_opcodes():
@@ -408,7 +431,8 @@ def _spent(key: str, value: Any) -> str:
     return f"{value:,}" if float(value).is_integer() else f"{value:,.1f}"
 
 
-def _day(created: str) -> str:
+def day(created: str) -> str:
+    """An ISO date and time as a day for people."""
     try:
         moment = datetime.fromisoformat(created)
     except ValueError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bareformers.report.result import Comparison
+from bareformers.report.result import Compared
 
 # Light and dark theme. The eight hues keep apart for the usual colour blindnesses (after Okabe and Ito) and are dark
 # or bright enough to set text in on either background.
@@ -39,7 +39,7 @@ class Look:
         return THEMES[self.colour][0]
 
 
-def looks(comparison: Comparison) -> dict[str, Look]:
+def looks(comparison: Compared) -> dict[str, Look]:
     """The look of each variant by name. Beyond eight coloured variants the hues come again with another marker."""
     found: dict[str, Look] = {}
     coloured = floors = 0

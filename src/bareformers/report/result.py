@@ -1,8 +1,9 @@
-"""What a run and a comparison measured: the schema of `result.json`.
+"""What a run, a comparison and a benchmark measured: the schema of `result.json`.
 
 A `RunResult` is one variant trained with one seed; `aggregate` gathers the runs into a `Comparison`, with the mean
-over the seeds and the distance between the best and the worst of them. The same words hold everywhere: `quality` is
-what a model can do, `cost` what it takes (weights, bytes), `speed` how fast it is.
+over the seeds and the distance between the best and the worst of them. A `Benchmark` holds untrained mixers against
+each other. The same words hold everywhere: `quality` is what a model can do, `cost` what it takes (weights, bytes),
+`speed` how fast it is.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Measure(_Model):
         unit: `bytes`, `tokens/s`, `ms`, `s`, `%` or whatever else it is counted in; empty for scores and counts.
         better: which direction is the better one; None where neither is.
         spread: largest minus smallest value over the seeds, in `unit`; None with a single seed, where it is unknown.
+            In a benchmark the interquartile range over the rounds, and 0 for what is counted and not timed.
         seeds: how many seeds the value is the mean of.
     """
 
@@ -146,21 +148,19 @@ class VariantResult(_Measured):
     runs: list[str]
 
 
-class Comparison(_Document):
-    """Everything a comparison measured. Saved as `<comparison>/result.json`; the report is built from it.
+class Compared(_Document):
+    """Variants measured side by side, one of them the baseline that the others are held against.
 
     Attributes:
         name: short name, as the folder is called.
         title: heading of the report; the name where empty.
         description: a sentence or two about what is compared and why.
         created: when, in ISO 8601.
-        command: the command that carries out this comparison again.
+        command: the command that measures all this again.
         baseline: the variant that the others are measured against.
-        headline: the quality that ranks the variants, a key of their `quality`.
-        variants: in the order of the recipe.
+        variants: in the order in which they are shown.
         environment: machine, device, dtype, versions.
-        recipe: the resolved recipe.
-        notes: sentences about the data: what was read, removed, and why.
+        notes: sentences about what was left out, and why.
         schema_version: of this format.
     """
 
@@ -170,10 +170,8 @@ class Comparison(_Document):
     created: str
     command: str
     baseline: str
-    headline: str
     variants: list[VariantResult]
     environment: dict[str, str] = {}
-    recipe: dict[str, Any] = {}
     notes: list[str] = []
     schema_version: Literal[1] = 1
 
@@ -192,10 +190,38 @@ class Comparison(_Document):
         """The baseline's results."""
         return self.variant(self.baseline)
 
+    def lengths(self, least: int = 2) -> dict[str, list[int]]:
+        """The measures taken at `least` lengths or more, `<measure>@<length>`, with these lengths in order."""
+        found: dict[str, set[int]] = {}
+        for variant in self.variants:
+            for key, _ in variant.measures():
+                measure, at, length = key.partition("@")
+                if at and length.isdecimal():
+                    found.setdefault(measure, set()).add(int(length))
+        return {measure: sorted(lengths) for measure, lengths in found.items() if len(lengths) >= least}
+
+
+class Comparison(Compared):
+    """Everything a comparison measured. Saved as `<comparison>/result.json`; the report is built from it.
+
+    Attributes:
+        headline: the quality that ranks the variants, a key of their `quality`.
+        recipe: the resolved recipe.
+        notes: sentences about the data: what was read, removed, and why.
+    """
+
+    headline: str
+    recipe: dict[str, Any] = {}
+
     @property
     def seeds(self) -> int:
-        """The number of seeds of the variant that has the fewest."""
-        return min((len(variant.seeds) for variant in self.variants), default=0)
+        """The number of seeds of the variant that has the most."""
+        return max((len(variant.seeds) for variant in self.variants), default=0)
+
+    @property
+    def single(self) -> list[str]:
+        """The variants that ran with one seed where others ran with several."""
+        return [variant.name for variant in self.variants if len(variant.seeds) == 1 < self.seeds]
 
     def keys(self, group: Literal["quality", "cost", "speed"]) -> list[str]:
         """The names of one group's measures over all variants, in order of appearance; the headline comes first.
@@ -205,15 +231,19 @@ class Comparison(_Document):
         found = dict.fromkeys(key for variant in self.variants for key in getattr(variant, group))
         return sorted((key for key in found if "@" not in key), key=lambda key: key != self.headline)
 
-    def lengths(self) -> dict[str, list[int]]:
-        """The measures that were taken at several lengths, `<measure>@<length>`, with these lengths in order."""
-        found: dict[str, set[int]] = {}
-        for variant in self.variants:
-            for key, _ in variant.measures():
-                measure, at, length = key.partition("@")
-                if at and length.isdecimal():
-                    found.setdefault(measure, set()).add(int(length))
-        return {measure: sorted(lengths) for measure, lengths in found.items() if len(lengths) > 1}
+
+class Benchmark(Compared):
+    """What mixers cost against length, without training. Saved as `<benchmark>/result.json`.
+
+    The variants are mixers; every measure stands at its length, as in `forward_ms@1024`.
+
+    Attributes:
+        kind: tells this file from that of a comparison.
+        settings: role, sizes, lengths and rounds.
+    """
+
+    kind: Literal["benchmark"] = "benchmark"
+    settings: dict[str, Any] = {}
 
 
 def aggregate(

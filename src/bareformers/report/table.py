@@ -70,7 +70,7 @@ def _difference(comparison: Comparison, variant: VariantResult) -> Text:
     if variant.name == comparison.baseline or found is None:
         return Text("")
     headline = comparison.headline
-    return Text(words.score(headline, found.value, _like(comparison, headline), sign=True), style=_style(found))
+    return Text(words.score(headline, found.value, _like(comparison, headline), sign=True), style=style(found))
 
 
 def _like(comparison: Comparison, key: str) -> float | None:
@@ -83,10 +83,11 @@ def _speed(comparison: Comparison, variant: VariantResult, key: str) -> Text:
     found = difference(variant, comparison.reference, key)
     if variant.name == comparison.baseline or found is None or found.relative is None:
         return Text(words.written(measure))
-    return Text(words.times(1 + found.relative), style=_style(found))
+    return Text(words.times(1 + found.relative), style=style(found))
 
 
-def _style(found: Difference) -> str:
+def style(found: Difference) -> str:
+    """Green for better, red for worse, dim within the spread; none where neither is better or nothing was tested."""
     if found.within_spread or not found.tested or found.better is None:
         return "dim" if found.within_spread else ""
     return "green" if found.better else "red"

@@ -9,7 +9,7 @@ floor, 100 % as good as the baseline. Without a floor there is no such share, an
 from __future__ import annotations
 
 from bareformers.report import words
-from bareformers.report.result import Comparison, Difference, VariantResult, difference
+from bareformers.report.result import Compared, Comparison, Difference, VariantResult, difference
 
 
 def verdict(comparison: Comparison) -> str:
@@ -52,6 +52,11 @@ def caveats(comparison: Comparison) -> list[str]:
     found = []
     if comparison.seeds == 1:
         found.append("One seed: differences are not tested against chance.")
+    elif comparison.single:
+        found.append(
+            f"One seed only of {words.listed(comparison.single)}: their differences are held against the spread of the "
+            f"baseline's seeds alone."
+        )
     if not any(variant.floor for variant in comparison.variants):
         found.append(
             "No floor: without a variant that mixes nothing or averages everything, nobody can say how much of this "
@@ -87,13 +92,14 @@ def kept(comparison: Comparison, variant: VariantResult) -> float | None:
     return None
 
 
-def crossover(comparison: Comparison, variant: VariantResult, measure: str) -> int | None:
+def crossover(comparison: Compared, variant: VariantResult, measure: str) -> int | None:
     """The measured length from which on `variant` is better than the baseline in `measure`; None where it never is.
 
-    A length counts only where the difference exceeds the spread of the seeds, there and at every longer one.
+    A length counts only where the difference exceeds the spread, there and at every longer one that both were
+    measured at.
     """
     since = None
-    for length in reversed(comparison.lengths()[measure]):
+    for length in reversed(comparison.lengths(1)[measure]):
         found = difference(variant, comparison.reference, f"{measure}@{length}")
         if found is not None and (not found.better or found.within_spread):
             break
@@ -101,12 +107,13 @@ def crossover(comparison: Comparison, variant: VariantResult, measure: str) -> i
     return since
 
 
-def crossovers(comparison: Comparison, measure: str) -> list[str]:
+def crossovers(comparison: Compared, measure: str) -> list[str]:
     """From which length on the variants are better than the baseline in `measure`: "delta: from 2,048 tokens on"."""
-    lengths, told = comparison.lengths()[measure], dict[str, list[str]]()
+    told: dict[str, list[str]] = {}
     for variant in comparison.variants:
-        both = (difference(variant, comparison.reference, f"{measure}@{length}") for length in lengths)
-        if variant is comparison.reference or not any(both):
+        keys = {length: f"{measure}@{length}" for length in comparison.lengths(1)[measure]}
+        lengths = [length for length, key in keys.items() if difference(variant, comparison.reference, key)]
+        if variant is comparison.reference or not lengths:
             continue
         since = crossover(comparison, variant, measure)
         if since is None:
@@ -258,4 +265,5 @@ def _score(variant: VariantResult, key: str) -> str:
 
 
 def _seeds(variant: VariantResult, baseline: VariantResult, key: str) -> str:
-    return words.seeds(min(variant.quality[key].seeds, baseline.quality[key].seeds))
+    count, other = variant.quality[key].seeds, baseline.quality[key].seeds
+    return words.seeds(count) if count == other else f"{count} against {other} seeds"

@@ -15,13 +15,16 @@ _LABELS = {
     "bleu": "BLEU",
     "chrf": "chrF",
     "decode_tokens_per_second": "decoding speed",
+    "exact": "exact sequences",
     "f1": "F1",
     "flops": "FLOPs",
+    "forward_backward_ms": "time of forward and backward",
     "forward_ms": "time of a forward pass",
-    "step_ms": "time of a decoding step",
     "mcc": "MCC",
     "peak_memory": "activation memory",
+    "prefill_ms": "time of a prefill",
     "state_bytes": "decoding state",
+    "step_ms": "time of a decoding step",
     "ter": "TER",
     "train_tokens_per_second": "training speed",
 }
@@ -66,6 +69,11 @@ def quantity(value: float, unit: str = "") -> str:
     return f"{_significant(value)}{NBSP}{unit}"
 
 
+def tick(value: float, unit: str = "") -> str:
+    """A round number on an axis: `0.05 ms`, `200 ms`, `10 kB`."""
+    return quantity(value, unit) if value >= 1 else f"{value:g}{NBSP}{unit}".rstrip(NBSP)
+
+
 def written(measure: Measure | None) -> str:
     """A measured cost or speed, or a dash where there is none."""
     return NOT_MEASURED if measure is None else quantity(measure.value, measure.unit)
@@ -105,6 +113,11 @@ def times(ratio: float) -> str:
     if not math.isfinite(ratio):
         return NOT_MEASURED
     return f"{ratio:.2f}×" if ratio < 10 else f"{ratio:,.0f}×"
+
+
+def share(ratio: float) -> str:
+    """A ratio that may be far below 1: `1.12×`, `0.31×`, `1/240`; nothing at all is `0`."""
+    return f"1/{1 / ratio:,.0f}" if 0 < ratio < 0.095 else "0" if ratio == 0 else times(ratio)
 
 
 def seeds(count: int) -> str:

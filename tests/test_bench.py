@@ -1,0 +1,498 @@
+"""`bench`: what it measures, what it leaves out and why, and who overtakes whom. No test asserts a time."""
+
+import csv
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bareformers import bench, cli, registry
+from bareformers.errors import InputError
+from bareformers.measure import speed
+from bareformers.mixers.base import TokenMixer
+from bareformers.report import benchmark as reporting
+from bareformers.report import words
+from bareformers.report.result import Benchmark, Measure, VariantResult
+from tests.training import tiny
+
+TIMES = ("forward_ms", "forward_backward_ms", "prefill_ms", "step_ms")
+COSTS = ("peak_memory", "state_bytes", "parameters")
+WIDTH, FLOAT = 16, 4
+
+
+def settings(mixers="all", lengths=(8, 16), **changes):
+    given = {"hidden_size": WIDTH, "heads": 2, "rounds": 1, **changes}
+    return bench.Settings(bench.mixer_list(mixers), lengths, **given)
+
+
+def measure(folder, *args, **changes):
+    """A benchmark so small that its calls are not repeated."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "SLICE", 0.0)
+        return bench.bench(settings(*args, **changes), "bareformers bench", folder, log=lambda sentence: None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """All mixers in the decoder role."""
+    path = tmp_path_factory.mktemp("all")
+    measure(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    return Benchmark.load(folder / "result.json")
+
+
+def able(role):
+    """The mixers that `all` stands for in a role."""
+    return {
+        name
+        for name, cls in registry.mixers
+        if role in cls.roles and not cls.absent and not bench.required_options(name)
+    }
+
+
+def at(keys, *lengths):
+    return {f"{key}@{length}" for key in keys for length in lengths}
+
+
+# What it measures
+
+
+def test_every_measure_of_every_mixer_at_every_length(found):
+    assert {variant.name for variant in found.variants} == able("decoder")
+    assert found.variants[0].name == found.baseline == "dot_product"
+    for variant in found.variants:
+        assert set(variant.speed) == at(TIMES, 8, 16), variant.name
+        assert set(variant.cost) == at(COSTS, 8, 16), variant.name
+        assert all(each.finite and each.value > 0 and each.unit == "ms" for each in variant.speed.values())
+        assert all(each.better == "lower" for _, each in variant.measures())
+    assert {variant.name for variant in found.variants if variant.floor} == {
+        name for name in able("decoder") if registry.mixers.get(name).floor
+    }
+    assert found.settings["lengths"] == [8, 16] and found.environment["dtype"] == "fp32"
+
+
+def test_what_all_leaves_out_is_said(found):
+    assert any(note.startswith("none was left out: ") for note in found.notes)
+    missing = set(registry.mixers.names()) - able("decoder")
+    assert {note.partition(" ")[0] for note in found.notes} == missing
+
+
+def test_states_are_those_of_the_real_tensors(found):
+    for variant in found.variants:
+        short, long = (variant.cost[f"state_bytes@{length}"].value for length in (8, 16))
+        linear = cli.growth(registry.mixers.get(variant.name).state_formula, "decoder") == "linear in t"
+        assert long == (2 * short if linear else short), variant.name
+    expected = {"dot_product": 2 * 16 * WIDTH, "random": 16 * WIDTH, "dense": 16 * WIDTH, "average": WIDTH + 1}
+    for name, numbers in expected.items():
+        assert found.variant(name).cost["state_bytes@16"].value == numbers * FLOAT, name
+
+
+def test_a_fixed_length_is_the_length_that_is_measured(found):
+    linear_map = WIDTH * WIDTH + WIDTH
+    for length in (8, 16):
+        assert found.reference.cost[f"parameters@{length}"].value == 4 * linear_map
+        assert found.variant("random").cost[f"parameters@{length}"].value == 2 * linear_map + 2 * length * length
+
+
+def test_an_encoder_does_not_decode(tmp_path):
+    found = measure(tmp_path, "gaussian", role="encoder")
+    for variant in found.variants:
+        assert set(variant.speed) == at(("forward_ms", "forward_backward_ms"), 8, 16)
+        assert set(variant.cost) == at(("peak_memory", "parameters"), 8, 16)
+
+
+def test_cross_reads_a_context_of_the_same_length(tmp_path):
+    found = measure(tmp_path, role="cross", batch=2)
+    assert {variant.name for variant in found.variants} == able("cross")
+    for variant in found.variants:
+        assert set(variant.speed) == at(TIMES, 8, 16) and set(variant.cost) == at(COSTS, 8, 16)
+    for length in (8, 16):
+        assert found.reference.cost[f"state_bytes@{length}"].value == 2 * length * WIDTH * FLOAT
+
+
+@pytest.mark.parametrize("name", sorted(able("decoder")))
+def test_a_decoding_step_gives_the_last_position(name, monkeypatch):
+    monkeypatch.setattr(bench, "CHUNK", 3)
+    chosen = settings(name)
+    case = bench.Case.build(name, chosen, bench.Inputs.draw(chosen, 8))
+    step = bench.Decoding(case)
+    size = step.state_bytes()
+    assert step.state_bytes() == size
+    with torch.no_grad():
+        whole = case.mix(0, 8)
+        step.state.tensors, step.state.length = dict(step.filled), step.last
+        last = case.mix(7, 8, step.state)
+    assert torch.allclose(last, whole[:, -1:], atol=1e-4), name
+
+
+def test_a_single_position(tmp_path):
+    found = measure(tmp_path, "gaussian,average", lengths=(1,))
+    assert all(set(variant.speed) == at(TIMES, 1) for variant in found.variants)
+
+
+def test_cases_start_alike_and_leave_the_generator_alone():
+    chosen, before = settings(), torch.get_rng_state()
+    first, second = (bench.Case.build("delta", chosen, bench.Inputs.draw(chosen, 8)) for _ in range(2))
+    assert all(torch.equal(*pair) for pair in zip(first.mixer.parameters(), second.mixer.parameters(), strict=True))
+    assert torch.equal(first.inputs.x, second.inputs.x) and torch.equal(before, torch.get_rng_state())
+    assert all(parameter.isfinite().all() for parameter in first.mixer.parameters())
+
+
+def test_training_leaves_no_gradients():
+    chosen = settings()
+    case = bench.Case.build("dot_product", chosen, bench.Inputs.draw(chosen, 8))
+    case.backward()
+    assert all(parameter.grad is not None for parameter in case.mixer.parameters()) and case.inputs.x.grad is not None
+    case.train()
+    assert all(parameter.grad is None for parameter in case.mixer.parameters()) and case.inputs.x.grad is None
+
+
+# How it times, on a clock that the test turns
+
+
+class Clock:
+    def __init__(self):
+        self.now, self.calls = 0.0, []
+
+    def call(self, name, *seconds):
+        taken = list(seconds)
+
+        def take():
+            self.calls.append(name)
+            self.now += taken.pop(0) if len(taken) > 1 else taken[0]
+
+        return take
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: made.now))
+    monkeypatch.setattr(bench, "SLICE", 1 / 64)
+    return made
+
+
+def test_short_calls_are_repeated_and_slow_ones_spared(clock):
+    calls = {
+        "short": clock.call("short", 1 / 16, 1 / 1024),
+        "slow": clock.call("slow", 1 / 2),
+        "slower": clock.call("slower", 2.0),
+    }
+    found = bench.timed(calls, rounds=5, seconds=1.0)
+    assert list(found) == list(calls)
+    assert found["short"] == speed.Timing(1 / 1024, 0.0, 5) and clock.calls.count("short") == 2 + 5 * 16
+    assert found["slow"] == speed.Timing(1 / 2, 0.0, 2) and clock.calls.count("slow") == 1 + 2
+    assert found["slower"] == speed.Timing(2.0, 0.0, 1) and clock.calls.count("slower") == 1
+
+
+def test_calls_take_turns(clock):
+    calls = {name: clock.call(name, 1.0) for name in "ab"}
+    bench.timed(calls, rounds=2, seconds=10.0)
+    assert clock.calls == ["a", "b"] * 3
+
+
+def test_one_round_has_no_spread():
+    assert bench.milliseconds(speed.Timing(0.002, 0.0, 1)) == Measure(value=2.0, unit="ms", better="lower")
+    assert bench.milliseconds(speed.Timing(0.002, 0.001, 3)).spread == 1.0
+
+
+# What does not fit
+
+
+def pretended(limit, law):
+    """A memory in which a call at a length takes `law(length)`, and the lengths at which that was tried."""
+    memory, tried, entry = bench.Memory(settings(), limit), [], SimpleNamespace(label="x")
+
+    def probe(entry, what, length):
+        tried.append(length)
+        memory.taken[entry.label, what][length] = law(length)
+        return True
+
+    memory.probe = probe
+    return memory.needed(entry, "backward", 8192), tried
+
+
+def test_a_square_is_known_from_one_short_length():
+    assert pretended(8192**2, lambda length: length**2) == (8192**2, [64])
+
+
+def test_what_grows_slower_is_tried_at_longer_lengths_until_it_fits():
+    needed, tried = pretended(2e9, lambda length: 1e5 * length)
+    assert 8192e5 <= needed <= 2e9 and tried == [64, 128, 256, 512, 1024, 2048, 4096]
+
+
+def test_nothing_is_tried_that_may_not_fit():
+    needed, tried = pretended(1e9, lambda length: 1000 * length**2)
+    assert needed == 1000 * 8192**2 and tried == [64, 128, 256, 512]
+
+
+def test_what_was_measured_counts():
+    memory = bench.Memory(settings(), 1e9)
+    memory.taken["x", "forward"] = {4096: 1e8}
+    assert memory.needed(SimpleNamespace(label="x"), "forward", 8192) == 4e8
+
+
+def test_a_mixer_too_large_is_left_out_with_a_sentence(tmp_path):
+    found = measure(tmp_path, "random", lengths=(8, 512), memory_limit=1_500_000)
+    (note,) = [note for note in found.notes if note.startswith("random at 512 tokens: everything is left out")]
+    assert "2.1" in note and "--memory-limit" in note
+    random = found.variant("random")
+    assert "forward_backward_ms@8" in random.speed and "state_bytes@8" in random.cost
+    assert not any(key.endswith("@512") for key, _ in random.measures())
+    assert "state_bytes@512" in found.reference.cost
+    assert note in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_allocation_that_fails_is_left_out_too(tmp_path, monkeypatch):
+    def fails(step, device):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+
+    monkeypatch.setattr(bench.cost, "peak_bytes", fails)
+    found = measure(tmp_path, "average")
+    for variant in found.variants:
+        assert set(variant.speed) == at(["step_ms"], 8, 16)
+    assert sum("may take more than there is" in note for note in found.notes) == 2 * 2 * 2
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
+    def fails(step, device):
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(bench.cost, "peak_bytes", fails)
+    with pytest.raises(RuntimeError, match="ours"):
+        measure(tmp_path, "average")
+
+
+def test_nothing_fits(tmp_path):
+    with pytest.raises(InputError, match="nothing fits into 1"):
+        measure(tmp_path, "average", memory_limit=1)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_free_memory_is_that_of_a_machine():
+    assert 2**20 < bench.free_memory() < 2**50
+
+
+# What it is asked
+
+
+def test_names_and_options_in_braces():
+    text = "gaussian, {name: gaussian, offsets: [-1, 1], std: 2},random+dot_product"
+    specs = bench.mixer_list(text)
+    assert specs == ("gaussian", {"name": "gaussian", "offsets": [-1, 1], "std": 2}, "random+dot_product")
+    assert [bench.label_of(spec) for spec in specs] == [
+        "gaussian", "gaussian offsets=[-1,1] std=2", "random+dot_product",
+    ]  # fmt: skip
+
+
+def test_the_dot_product_comes_first_and_once():
+    entries, notes = bench.choose(settings("average,dot_product"))
+    assert [entry.label for entry in entries] == ["dot_product", "average"] and not notes
+    entries, notes = bench.choose(settings("{name: dot_product, positions: rotary}"))
+    assert [entry.label for entry in entries] == ["dot_product", "dot_product positions=rotary"]
+    assert notes == ["dot_product was added: the others are held against it."]
+
+
+def test_all_may_be_joined_with_more():
+    entries, _ = bench.choose(settings("all,random+dot_product"))
+    assert {entry.label for entry in entries} == able("decoder") | {"random+dot_product"}
+
+
+@pytest.mark.parametrize(
+    "mixers, sentence",
+    [
+        ("gausian", "unknown mixer 'gausian'; did you mean 'gaussian'"),
+        ("all,gausian", "unknown mixer 'gausian'"),
+        ("{name: gaussian, stdd: 1}", "no option 'stdd'; did you mean 'std'"),
+        ("{gaussian}", "a mixer is a name, or a mapping"),
+        ("{name: gaussian", "--mixers cannot read '{name: gaussian'"),
+        ("none", "leaves its sub-layer out"),
+        ("average,,random", "--mixers names nothing between two commas"),
+        ("", "--mixers names nothing"),
+        ("average,average", "--mixers names 'average' twice"),
+    ],
+)
+def test_mixers_that_cannot_be(mixers, sentence):
+    with pytest.raises(InputError) as caught:
+        bench.choose(settings(mixers))
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "0", "8,", "-8", "1.5", "4k", "²"])
+def test_lengths_that_are_none(text):
+    with pytest.raises(InputError, match="--lengths is a list of whole numbers above 0"):
+        bench.length_list(text)
+
+
+def test_lengths_are_sorted():
+    assert bench.length_list("1024, 64,64") == (64, 1024)
+
+
+def test_sizes_and_roles_that_cannot_be():
+    with pytest.raises(InputError, match="write --hidden-size 15, or other heads"):
+        settings(heads=3)
+    with pytest.raises(InputError, match="unknown role 'encodr'; did you mean 'encoder'"):
+        settings(role="encodr")
+
+
+@pytest.fixture
+def both_sides():
+    @registry.mixer("both_sides", roles={"encoder"}, paper="ours", parameters="0", state="0")
+    class BothSides(TokenMixer):
+        """Gives back what it is given."""
+
+        def forward(self, x, mask, context=None, state=None, want_weights=False):
+            return x, None
+
+    yield "both_sides"
+    tiny.forget(registry.mixers, "both_sides")
+
+
+def test_a_mixer_for_another_role(both_sides):
+    entries, notes = bench.choose(settings("all"))
+    assert both_sides not in [entry.label for entry in entries]
+    (note,) = [note for note in notes if note.startswith("both_sides was left out: ")]
+    assert "cannot be decoder_mixer" in note
+    with pytest.raises(InputError, match="cannot be decoder_mixer"):
+        bench.choose(settings(both_sides))
+    assert [entry.label for entry in bench.choose(settings(both_sides, role="encoder"))[0]] == [
+        "dot_product",
+        "both_sides",
+    ]
+
+
+def test_a_folder_of_something_else(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        measure(tmp_path / "file", "average")
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(InputError, match="holds something else than a benchmark"):
+        measure(tmp_path, "average")
+    assert (tmp_path / "result.json").read_text() == "{}"
+
+
+def test_an_earlier_benchmark_is_replaced(tmp_path):
+    measure(tmp_path, "average", lengths=(8,))
+    measure(tmp_path, "gaussian", lengths=(8,))
+    names = [variant.name for variant in Benchmark.load(tmp_path / "result.json").variants]
+    assert names == ["dot_product", "gaussian"]
+
+
+# What it says
+
+
+LENGTHS = (64, 128, 1024)
+
+
+def made_up(key="forward_ms", spread=0.2, **values):
+    """A benchmark in which mixers took these milliseconds at the lengths, as far as they go."""
+    return Benchmark(
+        name="made_up",
+        created="2026-11-22T08:00:00+00:00",
+        command="bareformers bench",
+        baseline="dot",
+        variants=[
+            VariantResult(
+                name=name,
+                seeds=[0],
+                runs=[],
+                speed={
+                    f"{key}@{length}": Measure(value=value, unit="ms", better="lower", spread=spread)
+                    for length, value in zip(LENGTHS, taken, strict=False)
+                },
+            )
+            for name, taken in values.items()
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    "taken, said",
+    [
+        ((2, 3, 4), "from 128"),
+        ((0.5, 1, 2), "always"),
+        ((2, 5, 15.9), "never up to 1,024"),  # 0.1 less at the longest, where the spread is 0.2
+        ((1, 4, 16), "never up to 1,024"),
+        ((0.5, 5, 17), "only at 64"),
+        ((0.5, 3, 17), "only at 64 and 128"),
+        ((0.5, 5, 4), "from 1,024"),
+        ((2, 3), "from 128, as far as 128"),
+        ((2,), "never up to 64"),
+        ((), words.NOT_MEASURED),
+    ],
+)
+def test_overtaking(taken, said):
+    made = made_up(dot=(1, 4, 16), other=taken)
+    assert reporting.overtakes(made, made.variant("other"), "forward_ms") == said
+
+
+def test_overtaking_at_a_single_length():
+    made = made_up(dot=(1,), other=(0.5,))
+    assert reporting.overtakes(made, made.variant("other"), "forward_ms") == "always"
+    assert reporting.overtakes(made, made.variant("other"), "state_bytes") == words.NOT_MEASURED
+
+
+def test_ratios_and_growth():
+    made = made_up(dot=(1, 4, 16), other=(2, 4.1, 4))
+    other = made.variant("other")
+    found = [reporting.ratio(made, other, f"forward_ms@{length}") for length in LENGTHS]
+    assert found == [("2.00×", "worse"), ("1.02×", "level"), ("0.25×", "better")]
+    assert reporting.ratio(made, made.reference, "forward_ms@64") == ("", "")
+    assert reporting.growth(made.reference, "forward_ms", list(LENGTHS)) == "16×"
+    assert reporting.growth(other, "forward_ms", [64]) == ""
+    single = made_up(spread=None, dot=(1,), other=(2,))
+    assert reporting.ratio(single, single.variant("other"), "forward_ms@64") == ("2.00×", "untested")
+
+
+@pytest.mark.parametrize("ratio, text", [(0, "0"), (0.001, "1/1,000"), (0.5, "0.50×"), (1, "1.00×"), (64, "64×")])
+def test_shares(ratio, text):
+    assert words.share(ratio) == text
+
+
+def test_summary():
+    made = made_up(dot=(1, 4, 16), a=(2, 3, 4), b=(2, 5, 17))
+    assert reporting.summary(made) == (
+        "Better than dot in the time of a forward pass: a from 128 tokens on; "
+        "b not at 1,024 tokens, the longest measured."
+    )
+    assert reporting.summary(made_up(dot=(1, 2))) == "Only dot was measured: nothing to compare with."
+
+
+def test_the_file_for_other_programs(folder, found):
+    with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == sum(1 for variant in found.variants for _ in variant.measures())
+    (row,) = [row for row in rows if (row["mixer"], row["measure"], row["length"]) == ("average", "state_bytes", "16")]
+    assert float(row["value"]) == (WIDTH + 1) * FLOAT and row["unit"] == "bytes" and row["floor"] == "true"
+
+
+def test_the_page_shows_everything_and_needs_nothing(folder, found):
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    for variant in found.variants:
+        assert f"<b>{variant.name}</b>" in text
+    for measure in (*TIMES, *COSTS):
+        assert words.label(measure) in text
+    assert text.count('<svg class="figure"') == len((*TIMES, *COSTS))
+    assert "<script" not in text and "http://" not in text and "https://" not in text
+    assert all(note.replace("'", "&#39;") in text for note in found.notes)
+
+
+def test_one_length_has_tables_and_no_figure(tmp_path):
+    found = measure(tmp_path, "average", lengths=(8,))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "No figures: they need at least two lengths." in text and '<svg class="figure"' not in text
+    assert len(reporting.tables(found)) == len((*TIMES, *COSTS)) + 1
+
+
+def test_hostile_text_is_only_text(tmp_path):
+    hostile = "<script>alert('x')</script>"
+    made = made_up(dot=(1, 4, 16))
+    made.variants.append(made.reference.model_copy(update={"name": hostile}))
+    made.command, made.notes, made.settings = hostile, [hostile], {hostile: hostile}
+    made.save(tmp_path / "result.json")
+    assert reporting.is_benchmark(tmp_path / "result.json")
+    assert "<script" not in reporting.build(tmp_path).read_text(encoding="utf-8")
