@@ -195,6 +195,20 @@ def test_a_variant_changes_its_training(path):
     assert recipe.model_for("none") == {"mixer": "none"}
 
 
+def test_a_variant_has_seeds_of_its_own(tmp_path):
+    variants = {"dot_product": {"mixer": "dot_product", "seeds": [3, 4]}, "none": {"mixer": "none"}}
+    path = written(tmp_path, PLAIN | {"variants": variants})
+    recipe = load(path)
+    assert [recipe.seeds_for(variant) for variant in variants] == [[3, 4], [0]]
+    assert recipe.model_for("dot_product") == {"mixer": "dot_product"}
+    recipe = load(path, ["seeds=[5]"])
+    assert [recipe.seeds_for(variant) for variant in variants] == [[5], [5]]
+    for wrong, words in ((3, "list.*not 3"), ([], "at least 1 item"), ([1, 1], "seeds repeat"), ([-1], "not .-1.")):
+        variants["none"]["seeds"] = wrong
+        with pytest.raises(InputError, match=f"variants.none.seeds: .*{words}"):
+            load(written(tmp_path, PLAIN | {"variants": variants}))
+
+
 def test_defaults(path):
     recipe = load(path)
     assert recipe.baseline_name == "dot_product" and str(recipe.folder) == "runs/plain" and recipe.seeds == [0]

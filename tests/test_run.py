@@ -344,6 +344,14 @@ def translated(tmp_path_factory):
     return path.parent / "run", comparison
 
 
+def test_the_length_ratio_of_the_data_is_in_the_config(translated):
+    folder, _ = translated
+    model, _ = running.load_model(folder / tiny.VARIANTS[0] / "seed0")
+    said = (folder / tiny.VARIANTS[0] / "seed0" / "recipe.yaml").read_text(encoding="utf-8")
+    data = running.load_data(yaml.safe_load(said)["data"], Task(**yaml.safe_load(said)["task"]))
+    assert model.config.length_ratio == data.length_ratio != 1
+
+
 def test_translations_are_scored(translated):
     folder, comparison = translated
     assert comparison.headline == "bleu" and [variant.floor for variant in comparison.variants] == [False, False, True]

@@ -98,12 +98,13 @@ class Case:
         return mixer.to(dtype).eval()
 
 
-def cases(*roles: str, variants: bool = True, absent: bool = True) -> Any:
+def cases(*roles: str, variants: bool = True, absent: bool = True, also: tuple[Case, ...] = ()) -> Any:
     """Parametrise a law with every registered mixer in each of its roles (or those of `roles`).
 
-    Without `variants` each mixer comes once a role: enough where a law looks at models and takes its time.
+    Without `variants` each mixer comes once a role, and those of `also`: enough where a law takes its time.
     """
-    return pytest.mark.parametrize("case", list(_cases(roles or registry.ROLES, variants, absent)), ids=str)
+    found = [*_cases(roles or registry.ROLES, variants, absent), *also]
+    return pytest.mark.parametrize("case", found, ids=str)
 
 
 def _cases(roles: tuple[str, ...], variants: bool, absent: bool) -> Iterator[Case]:
@@ -137,6 +138,15 @@ def _fits(options: Any, role: str) -> bool:
         return all(role in ROLE_OPTIONS.get(key, registry.ROLES) and _fits(options[key], role) for key in options)
     return not isinstance(options, list) or all(_fits(term, role) for term in options)
 
+
+OTHER_FORMS = (
+    Case("dot_product", "decoder", {"positions": "rotary"}),
+    Case("dot_product", "decoder", {"positions": "relative"}),
+    Case("random", "decoder", {"max_offset": 3}),
+    Case("dense", "decoder", {"max_offset": 3}),
+    Case("linear", "decoder", {"conv": 3}),
+)
+"""Variants that compute in another way than their mixer does otherwise."""
 
 paddings = pytest.mark.parametrize("padding", PADDINGS)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.laws.cases import Case, cases, close, disturb, model, token_batch
+from tests.laws.cases import OTHER_FORMS, Case, cases, close, disturb, model, token_batch
 
 
 def kinds(case: Case) -> list[bool]:
@@ -33,7 +33,7 @@ WAYS = {
 }
 
 
-@cases(variants=False)
+@cases(variants=False, also=OTHER_FORMS)
 @pytest.mark.parametrize("way", WAYS)
 def test_generation_with_state_equals_without(case, way):
     for encoder_decoder in kinds(case):
@@ -77,7 +77,7 @@ class Logits(nn.Module):
         return self.net(**inputs, use_cache=False).logits
 
 
-@cases(variants=False, absent=False)
+@cases(variants=False, absent=False, also=OTHER_FORMS)
 def test_exported_equals_eager(case):
     others = {"mixer": "none", **({"cross_mixer": "average"} if case.role == "encoder" else {})}  # small graphs
     net = model(case, num_hidden_layers=1, **others)

@@ -69,6 +69,14 @@ def test_a_win_beyond_the_spread_says_so_and_one_seed_cannot():
     assert caveats(single)[0] == "One seed: differences are not tested against chance."
 
 
+def test_one_seed_is_held_against_the_spread_of_the_others():
+    made = compare({"dot": [40.0, 40.2], "gauss": [42.0]})
+    said = "gauss beat dot in BLEU (42.0 against 40.1, more than the spread of one seed against 2)."
+    assert plain(verdict(made)) == said
+    assert caveats(made)[0].startswith("One seed only of gauss")
+    assert made.seeds == 2 and made.single == ["gauss"]
+
+
 def test_a_floor_as_good_as_the_baseline_shows_nothing():
     made = compare({"dot": [40.0, 40.5], "gauss": [39.0, 39.1], "avg": [40.1, 40.3]}, floors={"avg"})
     assert "but the floor avg does as well as dot (40.2), so nothing is shown" in plain(verdict(made))

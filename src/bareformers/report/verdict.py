@@ -266,4 +266,4 @@ def _score(variant: VariantResult, key: str) -> str:
 
 def _seeds(variant: VariantResult, baseline: VariantResult, key: str) -> str:
     count, other = variant.quality[key].seeds, baseline.quality[key].seeds
-    return words.seeds(count) if count == other else f"{count} against {other} seeds"
+    return words.seeds(count) if count == other else f"{words.seeds(count)} against {other}"
