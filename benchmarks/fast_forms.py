@@ -5,7 +5,8 @@
   linear    the causal sum in chunks, against the masked T x T product that it equals, and against softmax attention by
             the fused kernel of torch (which computes something else: it is what one would run instead)
   delta     the delta rule in chunks against a loop over positions
-  random    the map of a random Synthesizer in evaluation, against a softmax and a product for each call
+  random    the map of a random Synthesizer in evaluation, one softmax in blocks for the whole batch, against a softmax
+            and a product for each row, and for the batch
   training  a whole training step of a six-layer encoder-decoder with random maps, against dot products
 
 Only the mixing is timed, without the projections around it; `training` times all. Forms take turns; figures are
@@ -150,10 +151,10 @@ def random(length: int) -> Case:
     mask = Mask(length, length, causal=True, device=torch.device("cpu"))
     hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
 
-    def kept(x: Tensor) -> Tensor:
+    def blocks(x: Tensor) -> Tensor:
         return mixer(x, mask)[0]
 
-    def each_call(x: Tensor) -> Tensor:
+    def each_row(x: Tensor) -> Tensor:
         logits = mixer.logits.expand(len(x), -1, -1, -1).masked_fill(hidden, -torch.inf)
         return (logits.softmax(-1) @ mixer.heads(x)).transpose(1, 2).flatten(2)
 
@@ -161,8 +162,8 @@ def random(length: int) -> Case:
         weights = mixer.logits[None].masked_fill(hidden, -torch.inf).softmax(-1)
         return apply_map(weights, mixer.heads(x)).transpose(1, 2).flatten(2)
 
-    forms = {"kept map": kept, "softmax a row and call": each_call, "softmax a call": shared}
-    equal = ["softmax a row and call", "softmax a call"]
+    forms = {"blocks": blocks, "softmax a row": each_row, "one softmax": shared}
+    equal = ["softmax a row", "one softmax"]
     return Case("random", f"B=4 H=8 T={length} d=64", forms, (torch.randn(4, length, 512),), equal)
 
 

@@ -63,7 +63,7 @@ def test_a_map_of_offsets_has_no_end(name, role):
 
 
 def evaluated(mixer, given):
-    """The outputs, as an evaluation would have them: only there are maps kept."""
+    """The outputs, as an evaluation would have them."""
     with torch.no_grad():
         return given.run(mixer)[0]
 
@@ -107,7 +107,7 @@ def doubled(mixer, given):
 @pytest.mark.parametrize(
     "change", [stepped, loaded, redrawn, replaced, averaged, doubled], ids=lambda change: change.__name__
 )
-def test_a_map_made_once_follows_its_logits(name, padding, change):
+def test_a_shared_map_follows_its_logits(name, padding, change):
     case = Case(name, "encoder")
     mixer, given = case.build(), batch(case, 12, 1, padding)
     before = evaluated(mixer, given)
@@ -119,7 +119,7 @@ def test_a_map_made_once_follows_its_logits(name, padding, change):
 
 
 @pytest.mark.parametrize("role", registry.ROLES)
-def test_a_map_made_once_fits_lengths_and_padding(role):
+def test_a_shared_map_fits_lengths_and_padding(role):
     case = Case("random", role)
     mixer = case.build()
     for length, context_length, padding in [(12, 7, "none"), (7, 12, "right"), (12, 7, "ragged"), (12, 7, "right")]:
@@ -128,14 +128,14 @@ def test_a_map_made_once_fits_lengths_and_padding(role):
 
 
 @pytest.mark.parametrize("role", ["decoder", "cross"])
-def test_a_map_made_once_is_that_of_the_positions_at_hand(role):
+def test_a_shared_map_is_that_of_the_positions_at_hand(role):
     case = Case("random", role)
     mixer, given = case.build(), batch(case, 12, 7, "none")
     steps = torch.cat([y for y, _ in decode(mixer, given, [4, 4, 4])], 1)
     close(steps, expected(mixer, given), 2e-6)
 
 
-def test_a_map_made_once_is_not_that_of_other_positions_of_a_single_row():
+def test_a_shared_map_is_not_that_of_other_positions_of_a_single_row():
     case = Case("random", "cross")
     mixer, given = case.build(), batch(case, 6, 7, "none")
     alone = Batch("cross", given.x[:1], None, given.context[:1])

@@ -308,8 +308,9 @@ def sum_in_chunks(queries: Tensor, keys: Tensor, values: Tensor, memory: Tensor 
         memory = memory + keys.transpose(-1, -2) @ values
         return queries @ memory, memory
     queries, keys, values = in_chunks(queries, keys, values)
-    written = keys.transpose(-1, -2) @ values
-    # A sum that leaves the own chunk out, not one that takes it away again: later keys must not touch earlier outputs.
-    before = torch.cat([memory[:, :, None], written[:, :, :-1]], 2).cumsum(2)
-    y = queries @ before + (queries @ keys.transpose(-1, -2)).tril() @ values
-    return y.flatten(2, 3)[:, :, :length], before[:, :, -1] + written[:, :, -1]
+    before = []
+    for written in (keys.transpose(-1, -2) @ values).unbind(2):  # `cumsum` over so few large matrices is slower
+        before.append(memory)
+        memory = memory + written
+    y = queries @ torch.stack(before, 2) + (queries @ keys.transpose(-1, -2)).tril() @ values
+    return y.flatten(2, 3)[:, :, :length], memory

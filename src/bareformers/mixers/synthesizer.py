@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +24,10 @@ from bareformers.mixers.state import MixerState
 from bareformers.registry import ROLES, mixer
 
 PAPER = "Tay et al., ICML 2021, arXiv:2005.00743"
-# Maps of more entries than this are made anew for each call, lest every layer hold a large one.
-KEPT = 2**24
+# Queries at once, where keys after the last of them are left out.
+BLOCK = 64
+
+Positions = Tensor | slice
 
 
 @dataclass
@@ -68,13 +70,12 @@ class ByOffset(SoftmaxMixer):
 
 
 class PositionMixer(SoftmaxMixer):
-    """A map that depends on positions alone: one for all inputs, and outside of training made only once."""
+    """A map that depends on positions alone: one for all inputs, applied to the whole batch in one product."""
 
     reads_queries = False
-    _made: tuple[Any, list[Tensor], Tensor] | None = None
 
-    def at(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """The logits [H, .., T, S] of positions [.., T] and [.., S]; a single row of keys counts up from 0."""
+    def at(self, queries: Positions, keys: Positions) -> Tensor:
+        """The logits [H, .., T, S] at positions [.., T] and [.., S]; keys, or both, may be a slice."""
         raise NotImplementedError
 
     def scores_of(self, mask: Mask) -> Tensor:
@@ -83,7 +84,8 @@ class PositionMixer(SoftmaxMixer):
         if self.slot.role == "cross" and not torch.compiler.is_compiling():
             self.check_length(int(mask.query_positions.max()) + 1, self.slot.max_length)
         if self.is_shared(mask):
-            return self.at(mask.query_positions[0], torch.arange(mask.num_keys, device=mask.device))[None]
+            queries = mask.query_positions[0] if self.slot.role == "cross" else slice(mask.offset, mask.num_keys)
+            return self.at(queries, slice(mask.num_keys))[None]
         return self.at(mask.query_positions, mask.key_positions).transpose(0, 1)
 
     def is_shared(self, mask: Mask) -> bool:
@@ -100,50 +102,34 @@ class PositionMixer(SoftmaxMixer):
         # In float16 the weights that padding leaves over may be too small to divide by.
         if not self.is_shared(mask) or want_weights or drops or x.dtype == torch.float16:
             return super().mix(x, mask, context, state, want_weights)
-        values = self.values(x, context, state)
-        weights = self.weights_without_padding(mask).to(values.dtype)
-        if mask.keep is None or mask.causal and mask.regular:
+        values, scores = self.values(x, context, state), self.scores_of(mask)
+        if mask.causal and (mask.keep is None or mask.regular):
+            return causal_softmax(scores, values, mask), None
+        unpadded = Mask(mask.num_queries, mask.num_keys, causal=mask.causal, device=mask.device)
+        weights = unpadded.softmax(scores).to(values.dtype)
+        if mask.keep is None:
             return apply_map(weights, values), None
         # The rows of the batch differ in what is hidden: it is taken out of numerator and denominator.
         sums = torch.einsum("hts,bs->bht", weights[0], mask.keep.to(weights.dtype))
-        mixed = apply_map(weights, mask.keep_values(values))
-        return mixed / or_one(sums)[..., None], None
+        return apply_map(weights, mask.keep_values(values)) / or_one(sums)[..., None], None
 
-    def weights_without_padding(self, mask: Mask) -> Tensor:
-        """The map [1, H, T, S] as if every key were real; kept for the next call, as long as nothing has changed it."""
-        positions = mask.query_positions if self.slot.role == "cross" else None
-        unpadded = Mask(
-            mask.num_queries, mask.num_keys, causal=mask.causal, device=mask.device, query_positions=positions
-        )
 
-        def make() -> Tensor:
-            with full_precision(mask.device):
-                return unpadded.softmax(self.scores_of(unpadded))
+def causal_softmax(scores: Tensor, values: Tensor, mask: Mask) -> Tensor:
+    """softmax(scores) V in blocks of queries, each with the keys up to its last only: half of the work on long inputs.
 
-        if (
-            self.training
-            or torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-            or mask.num_queries == 1
-            or self.slot.num_heads * mask.num_queries * mask.num_keys > KEPT
-        ):
-            return make()
-        tables = [*self.parameters(recurse=False), *self.buffers(recurse=False)]
-        shape = (mask.num_queries, mask.num_keys, None if positions is None else positions[0].tolist())
-        if self._made is not None:
-            made_for, made_from, weights = self._made
-            # By value: averages of weights are often written through `.data`, of which autograd is not told.
-            pairs = list(zip(made_from, tables, strict=True))
-            alike = all(one.dtype == other.dtype and one.device == other.device for one, other in pairs)
-            if made_for == shape and alike and all(torch.equal(one, other) for one, other in pairs):
-                return weights
-        weights = make()
-        self._made = (shape, [table.detach().clone() for table in tables], weights)
-        return weights
-
-    def train(self, mode: bool = True) -> Self:
-        self._made = None
-        return super().train(mode)
+    Args:
+        scores: [1, H, T, S].
+        values: [B, H, S, d].
+    """
+    values = values.permute(1, 2, 0, 3).contiguous().permute(2, 0, 1, 3)  # as the product wants them, once
+    mixed, stop = [], mask.offset
+    for rows in scores.split(BLOCK if mask.num_queries > 2 * BLOCK else mask.num_queries, 2):
+        stop += rows.shape[2]
+        block = Mask(rows.shape[2], stop, causal=True, device=mask.device)
+        visible, bias = at_least_float32(rows[..., :stop]), block.bias(torch.float32)
+        weights = (visible if bias is None else visible + bias).softmax(-1)
+        mixed.append(apply_map(weights.to(values.dtype), values[:, :, :stop]))
+    return torch.cat(mixed, 2) if len(mixed) > 1 else mixed[0]
 
 
 @mixer(
@@ -168,7 +154,7 @@ class Random(ByOffset, PositionMixer):
     def init_weights(self, std: float) -> None:
         init.normal_(self.logits, std=1.0)  # maps that are sharp enough for heads to differ from the start
 
-    def at(self, queries: Tensor, keys: Tensor) -> Tensor:
+    def at(self, queries: Positions, keys: Positions) -> Tensor:
         return entries(self.logits, queries, keys)
 
     def is_shared(self, mask: Mask) -> bool:
@@ -194,7 +180,7 @@ class FixedRandom(PositionMixer):
     def init_weights(self, std: float) -> None:
         init.normal_(self.logits, std=1.0)
 
-    def at(self, queries: Tensor, keys: Tensor) -> Tensor:
+    def at(self, queries: Positions, keys: Positions) -> Tensor:
         return entries(self.logits, queries, keys)
 
 
@@ -225,8 +211,9 @@ class FactorizedRandom(PositionMixer):
         for factor in (self.rows, self.columns):
             init.normal_(factor, std=self.options.rank**-0.25)  # so that the products have the variance 1
 
-    def at(self, queries: Tensor, keys: Tensor) -> Tensor:
-        return self.rows[:, queries] @ self.columns[:, keys].transpose(-1, -2)
+    def at(self, queries: Positions, keys: Positions) -> Tensor:
+        with full_precision(self.rows.device):
+            return self.rows[:, queries] @ self.columns[:, keys].transpose(-1, -2)
 
 
 @mixer("dense", roles=ROLES, paper=PAPER, parameters="3*d*d + d*columns_of_table", state="t*d")
@@ -360,10 +347,10 @@ class Mixture(SoftmaxMixer):
         return cast(Tensor, sum(share * scores for share, scores in zip(shares, terms, strict=True)))
 
 
-def entries(table: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+def entries(table: Tensor, queries: Positions, keys: Positions) -> Tensor:
     """What a table [H, N, M] holds at positions [.., T] and [.., S]: [H, .., T, S]; see `PositionMixer.at`."""
-    if queries.dim() == 1:
-        return table.index_select(1, queries)[:, :, : keys.shape[0]]
+    if isinstance(queries, slice) or isinstance(keys, slice):
+        return table[:, queries][:, :, keys]
     return table[:, queries[..., :, None], keys[..., None, :]]
 
 
