@@ -289,7 +289,9 @@ def in_chunks(*tensors: Tensor) -> tuple[Tensor, ...]:
     """[B, H, T, .] as [B, H, T / C, C, .], with zeros, which write nothing, where T is no multiple of C."""
     length = tensors[0].shape[2]
     chunk = min(CHUNK, length)
-    return tuple(F.pad(each, (0, 0, 0, -length % chunk)).unflatten(2, (-1, chunk)) for each in tensors)
+    if missing := -length % chunk:
+        tensors = tuple(F.pad(each, (0, 0, 0, missing)) for each in tensors)
+    return tuple(each.unflatten(2, (-1, chunk)) for each in tensors)
 
 
 def sum_in_chunks(queries: Tensor, keys: Tensor, values: Tensor, memory: Tensor | None) -> tuple[Tensor, Tensor]:

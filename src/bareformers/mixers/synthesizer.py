@@ -7,6 +7,7 @@ leave the softmax out; these are written from the paper.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -102,34 +103,36 @@ class PositionMixer(SoftmaxMixer):
         # In float16 the weights that padding leaves over may be too small to divide by.
         if not self.is_shared(mask) or want_weights or drops or x.dtype == torch.float16:
             return super().mix(x, mask, context, state, want_weights)
-        values, scores = self.values(x, context, state), self.scores_of(mask)
+        values = self.values(x, context, state)
         if mask.causal and (mask.keep is None or mask.regular):
-            return causal_softmax(scores, values, mask), None
+            return self.causal(values, mask), None
         unpadded = Mask(mask.num_queries, mask.num_keys, causal=mask.causal, device=mask.device)
-        weights = unpadded.softmax(scores).to(values.dtype)
+        weights = unpadded.softmax(self.scores_of(mask)).to(values.dtype)
         if mask.keep is None:
             return apply_map(weights, values), None
         # The rows of the batch differ in what is hidden: it is taken out of numerator and denominator.
         sums = torch.einsum("hts,bs->bht", weights[0], mask.keep.to(weights.dtype))
         return apply_map(weights, mask.keep_values(values)) / or_one(sums)[..., None], None
 
-
-def causal_softmax(scores: Tensor, values: Tensor, mask: Mask) -> Tensor:
-    """softmax(scores) V in blocks of queries, each with the keys up to its last only: half of the work on long inputs.
-
-    Args:
-        scores: [1, H, T, S].
-        values: [B, H, S, d].
-    """
-    values = values.permute(1, 2, 0, 3).contiguous().permute(2, 0, 1, 3)  # as the product wants them, once
-    mixed, stop = [], mask.offset
-    for rows in scores.split(BLOCK if mask.num_queries > 2 * BLOCK else mask.num_queries, 2):
-        stop += rows.shape[2]
-        block = Mask(rows.shape[2], stop, causal=True, device=mask.device)
-        visible, bias = at_least_float32(rows[..., :stop]), block.bias(torch.float32)
-        weights = (visible if bias is None else visible + bias).softmax(-1)
-        mixed.append(apply_map(weights.to(values.dtype), values[:, :, :stop]))
-    return torch.cat(mixed, 2) if len(mixed) > 1 else mixed[0]
+    def causal(self, values: Tensor, mask: Mask) -> Tensor:
+        """Mixed values [B, H, T, d] in blocks of queries, each with the keys up to its last: half of the work."""
+        values = values.permute(1, 2, 0, 3).contiguous().permute(2, 0, 1, 3)  # as the product wants them, once
+        size = BLOCK if mask.num_queries > 2 * BLOCK else mask.num_queries
+        stops = [*range(mask.offset + size, mask.num_keys, size), mask.num_keys]
+        blocks = [
+            Mask(stop - start, stop, causal=True, device=mask.device)
+            for start, stop in zip([mask.offset, *stops], stops, strict=False)
+        ]
+        if torch.is_grad_enabled():  # the backward of each slice of a table would fill a table
+            rows: Iterable[Tensor] = self.scores_of(mask).split(size, 2)
+        else:
+            rows = map(self.scores_of, blocks)
+        mixed = []
+        for block, scores in zip(blocks, rows, strict=True):
+            visible, bias = at_least_float32(scores[..., : block.num_keys]), block.bias(torch.float32)
+            weights = (visible if bias is None else visible + bias).softmax(-1)
+            mixed.append(apply_map(weights.to(values.dtype), values[:, :, : block.num_keys]))
+        return torch.cat(mixed, 2) if len(mixed) > 1 else mixed[0]
 
 
 @mixer(
