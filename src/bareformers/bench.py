@@ -454,7 +454,7 @@ class Memory:
     def peak(self, entry: Entry, what: str, case: Case) -> float:
         """The most bytes that a call takes at once beyond weights, gradients and inputs; infinite where it failed."""
         call = case.backward if what == "backward" else case.forward
-        case.mixer.train()  # for both: in evaluation a mixer may keep what it made in an earlier call
+        case.mixer.train(what == "backward")
         try:
             peak: float = cost.peak_bytes(call, case.inputs.x.device)
         except (RuntimeError, MemoryError) as error:
@@ -583,7 +583,7 @@ def timed(calls: Mapping[str, Callable[[], None]], rounds: int, seconds: float) 
             found[name] = Timing(took, 0.0, 1)
             continue
         if took < 10 * SLICE:
-            took = once(call)  # the first pays for what is made once
+            took = once(call)  # the first warms up
         repeats[name] = max(1, math.ceil(SLICE / max(took, 1e-7)))
         turns = max(1, min(rounds, int(seconds / max(took * repeats[name], 1e-7))))
         groups.setdefault(turns, {})[name] = partial(repeat, call, repeats[name])
