@@ -24,7 +24,7 @@ from bareformers import registry
 from bareformers.errors import InputError, unknown
 from bareformers.measure import cost, environment, speed
 from bareformers.measure.speed import Timing
-from bareformers.mixers.base import SelfInitialised, Slot, TokenMixer, build
+from bareformers.mixers.base import SelfInitialised, Slot, TokenMixer, build, init_linear
 from bareformers.mixers.masks import Mask
 from bareformers.mixers.state import MixerState
 from bareformers.report import benchmark as reporting
@@ -364,9 +364,7 @@ class Case:
 def initialise(module: nn.Module, std: float) -> None:
     """What a model does with its linear maps and its mixers."""
     if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=module.in_features**-0.5)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+        init_linear(module)
     elif isinstance(module, SelfInitialised):
         module.init_weights(std)
 

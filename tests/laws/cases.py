@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bareformers import registry
 from bareformers.errors import InputError
 from bareformers.mixers.base import SelfInitialised, Slot, TokenMixer
+from bareformers.mixers.linear import FastWeights
 from bareformers.mixers.masks import Mask
 from bareformers.models import BareConfig, BareForCausalLM, BareForSeq2SeqLM
 
@@ -79,6 +80,10 @@ class Case:
         if self.name == "gaussian":
             return self.options.get("normalize", False)
         return "dpfp" not in str(self.options.get("feature_map"))
+
+    def rounding(self, usual: float) -> float:
+        """How far two ways to the same numbers may lie apart: farther for sums over chunks that begin elsewhere."""
+        return 5e-6 if issubclass(registry.mixers.get(self.name), FastWeights) else usual
 
     def slot(self, **sizes: Any) -> Slot:
         """A small place for it."""

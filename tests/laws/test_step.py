@@ -8,7 +8,6 @@ from bareformers.mixers.state import MixerState
 from tests.laws.cases import batch, cases, close, paddings
 
 LENGTH = 17
-TOLERANCE = 5e-6  # a product of one row is rounded in another order than that of many
 CHUNKS = {
     "single": [1] * LENGTH,
     "odd": [1, 2, 3, 3, 3, 5],
@@ -44,7 +43,7 @@ def test_steps_equal_the_whole(case, padding, chunks):
     mixer = case.build()
     whole, _ = given.run(mixer)
     steps = torch.cat([y for y, _ in decode(mixer, given, chunks)], 1)
-    close(given.real(steps), given.real(whole), TOLERANCE)
+    close(given.real(steps), given.real(whole), case.rounding(2e-6))
 
 
 @cases("decoder", "cross")
@@ -54,7 +53,7 @@ def test_a_long_prefill_and_steps_equal_the_whole(case, padding):
     mixer = case.build()
     whole, _ = given.run(mixer)
     steps = torch.cat([y for y, _ in decode(mixer, given, [129, 1, 1])], 1)
-    close(given.real(steps), given.real(whole), TOLERANCE)
+    close(given.real(steps), given.real(whole), case.rounding(2e-6))
 
 
 @cases("decoder", "cross")
@@ -69,12 +68,12 @@ def test_maps_of_steps_are_rows_of_the_whole_map(case, padding, chunks):
         rows = slice(start, start + size)
         keep = None if given.keep is None else given.keep[:, rows]
         real = slice(None) if keep is None else keep
-        close(y[real], whole[:, rows][real], TOLERANCE)
+        close(y[real], whole[:, rows][real], case.rounding(2e-6))
         if isinstance(mixer, MapMixer):
             assert weights is not None, "a MapMixer returns the map that is asked for"
         if weights is not None:  # a mixer that remembers no keys cannot show what it gave them
             found, expected = (m.expand(3, -1, -1, -1).transpose(1, 2) for m in (weights, whole_map[:, :, rows]))
-            close(found[real], expected[real][..., : found.shape[-1]], TOLERANCE, "map")
+            close(found[real], expected[real][..., : found.shape[-1]], case.rounding(2e-6), "map")
         start += size
 
 
@@ -87,4 +86,4 @@ def test_the_context_is_projected_once(case):
     for y, _ in decode(mixer, given, [1] * LENGTH):
         outputs.append(y)
         given.context = torch.full_like(given.context, torch.nan)
-    close(given.real(torch.cat(outputs, 1)), given.real(whole), TOLERANCE)
+    close(given.real(torch.cat(outputs, 1)), given.real(whole), case.rounding(2e-6))

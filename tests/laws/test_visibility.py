@@ -53,7 +53,7 @@ def test_padding_may_stand_on_either_side(case, padding, length, context_length)
     mixer = case.build()
     y, _ = given.run(mixer)
     z, _ = moved.run(mixer)
-    close(moved.real(z), given.real(y), 5e-6)  # chunks begin elsewhere, and so round elsewhere
+    close(moved.real(z), given.real(y), case.rounding(1e-6))
 
 
 def _right(keep):

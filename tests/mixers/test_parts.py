@@ -134,6 +134,17 @@ def test_stds_of_a_gaussian_are_tiled_over_heads():
     torch.testing.assert_close(weights[0, :, 10, 10], torch.tensor(peaks), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("role", ["encoder", "decoder"])
+def test_a_gaussian_sees_nothing_far_away(role):
+    case = Case("gaussian", role)
+    mixer, given = case.build(), batch(case, 130, 1, "none")
+    before, _ = given.run(mixer)
+    given.x[:, 60] += 1.0
+    after, _ = given.run(mixer)
+    changed = (after != before).any(-1).any(0).nonzero().flatten()
+    assert 60 in changed and (changed - 60).abs().max() <= 7
+
+
 def test_a_decoding_gaussian_forgets():
     """Memory is a window of the last positions, however long the text."""
     mixer, state = Case("gaussian", "decoder").build(), MixerState()

@@ -155,6 +155,16 @@ def test_two_sentences_have_one_map(name, role):
     assert torch.equal(*maps)
 
 
+@pytest.mark.parametrize("name", ["dense", "factorized_dense"])
+def test_a_query_looks_where_it_does_whatever_the_keys_are(name):
+    case = Case(name, "cross")
+    mixer, x = case.build(), noise(3, 9, 16, seed=1)
+    maps = [Batch("cross", x, None, noise(3, 7, 16, seed=s)).run(mixer, want_weights=True)[1] for s in (2, 3)]
+    assert torch.equal(*maps)
+    _, other = Batch("cross", noise(3, 9, 16, seed=4), None, noise(3, 7, 16, seed=2)).run(mixer, want_weights=True)
+    assert not torch.equal(other, maps[0])
+
+
 @pytest.mark.parametrize("role", registry.ROLES)
 def test_a_mixture_is_written_with_plus_signs(role):
     mixer = base.build("random+dense + dot_product", Case("mixture", role).slot())

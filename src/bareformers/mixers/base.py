@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 
 from bareformers import registry
 from bareformers.errors import InputError
@@ -226,6 +227,13 @@ def or_one(sums: Tensor) -> Tensor:
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """No autocast inside: what is summed over positions, or kept, is not made in half precision."""
     return torch.autocast(device.type, enabled=False) if device.type != "meta" else nullcontext()
+
+
+def init_linear(linear: nn.Linear, std: float | None = None) -> None:
+    """Weights from a normal distribution of width `std`, by default 1 / sqrt(inputs), and biases of 0."""
+    init.normal_(linear.weight, std=std or linear.in_features**-0.5)
+    if linear.bias is not None:
+        init.zeros_(linear.bias)
 
 
 def build(spec: str | dict[str, Any], slot: Slot) -> TokenMixer | None:

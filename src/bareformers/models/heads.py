@@ -20,7 +20,7 @@ from transformers.modeling_outputs import (
 
 from bareformers.blocks.layers import activation, norm
 from bareformers.errors import InputError
-from bareformers.mixers.base import SelfInitialised
+from bareformers.mixers.base import SelfInitialised, init_linear
 from bareformers.mixers.state import new_state
 from bareformers.models.config import BareConfig
 from bareformers.models.stack import Stack
@@ -38,9 +38,7 @@ class BareModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         fixed = self.config.initializer_range
         if isinstance(module, nn.Linear):
-            init.normal_(module.weight, std=fixed or module.in_features**-0.5)
-            if module.bias is not None:
-                init.zeros_(module.bias)
+            init_linear(module, fixed)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=fixed or module.embedding_dim**-0.5)
         elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
