@@ -19,7 +19,7 @@ class Interrupted(Exception):
 
 
 class Diverged(Exception):
-    """The loss of a run is no number any more; the message names run and step."""
+    """Loss or gradient of a run are no numbers any more; the message names run, part of the model and step."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

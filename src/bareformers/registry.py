@@ -135,11 +135,18 @@ def feature_map(name: str) -> Callable[[T], T]:
     return register
 
 
-def block(name: str, *, paper: str) -> Callable[[T], T]:
-    """Register a `Block` under the name that users write."""
+def block(name: str, *, paper: str, needs_map: bool = False, norm_free: bool = False) -> Callable[[T], T]:
+    """Register a `Block`.
+
+    Args:
+        name: what users write, the paper's name in snake_case.
+        paper: author, venue, arXiv number.
+        needs_map: whether it shapes the map of its self mixer, which then needs one.
+        norm_free: whether it may do without norms.
+    """
 
     def register(cls: T) -> T:
-        cls.name, cls.paper = name, paper  # type: ignore[attr-defined]
+        cls.name, cls.paper, cls.needs_map, cls.norm_free = name, paper, needs_map, norm_free  # type: ignore[attr-defined]
         return blocks.add(name, cls)
 
     return register

@@ -50,6 +50,13 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }
 """Options worth running every law with, beside the defaults; the first of a mixer that has none stand for them."""
 
+BLOCK_VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "post_ln": [{"deep_norm": True}],
+    "resi_dual": [{"scale": 0.3}],
+    "v_skipinit": [{"centred": False}],
+}
+"""The same for blocks."""
+
 SELF = {"encoder", "decoder"}
 ROLE_OPTIONS = {"length_ratio": {"cross"}, "max_offset": SELF, "positions": SELF}
 """Options that mean something in these roles only."""
@@ -57,14 +64,19 @@ ROLE_OPTIONS = {"length_ratio": {"cross"}, "max_offset": SELF, "positions": SELF
 
 @dataclass(frozen=True)
 class Case:
-    """A mixer with options in a role."""
+    """A mixer with options in a role, and what the config of a model around it says besides."""
 
     name: str
     role: str
     options: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return "-".join([self.name, self.role, *(f"{key}={value}" for key, value in self.options.items())])
+        return "-".join([self.name, self.role, *_words(self.options), *_words(self.config)])
+
+    @property
+    def cls(self) -> type[TokenMixer]:
+        return registry.mixers.get(self.name)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -83,7 +95,7 @@ class Case:
 
     def rounding(self, usual: float) -> float:
         """How far two ways to the same numbers may lie apart: farther for sums over chunks that begin elsewhere."""
-        return 5e-6 if issubclass(registry.mixers.get(self.name), FastWeights) else usual
+        return 5e-6 if issubclass(self.cls, FastWeights) else usual
 
     def slot(self, **sizes: Any) -> Slot:
         """A small place for it."""
@@ -92,7 +104,7 @@ class Case:
 
     def build(self, dtype: torch.dtype = torch.float32, **sizes: Any) -> TokenMixer:
         """The mixer, initialised as a model would and then disturbed, so that no bias stays 0."""
-        cls, slot = registry.mixers.get(self.name), self.slot(**sizes)
+        cls, slot = self.cls, self.slot(**sizes)
         with torch.random.fork_rng():
             torch.manual_seed(1)
             mixer = cls(slot, registry.checked(cls.Options, self.options, self.name))
@@ -103,18 +115,41 @@ class Case:
         return mixer.to(dtype).eval()
 
 
-def cases(*roles: str, variants: bool = True, absent: bool = True, also: tuple[Case, ...] = ()) -> Any:
+def _words(given: dict[str, Any]) -> Iterator[str]:
+    """`key=value` for each entry; `block=sas` for a block, with its options behind."""
+    for key, value in given.items():
+        if key == "block" and isinstance(value, dict):
+            yield "-".join([f"block={value['name']}", *(f"{k}={v}" for k, v in value.items() if k != "name")])
+        else:
+            yield f"{key}={value}"
+
+
+def cases(
+    *roles: str, variants: bool = True, absent: bool = True, maps: bool = False, also: tuple[Case, ...] = ()
+) -> Any:
     """Parametrise a law with every registered mixer in each of its roles (or those of `roles`).
 
-    Without `variants` each mixer comes once a role, and those of `also`: enough where a law takes its time.
+    Without `variants` each mixer comes once a role, and those of `also`: enough where a law takes its time. With `maps`
+    only mixers come that have one.
     """
-    found = [*_cases(roles or registry.ROLES, variants, absent), *also]
+    found = [*_cases(roles or registry.ROLES, variants, absent, maps), *also]
     return pytest.mark.parametrize("case", found, ids=str)
 
 
-def _cases(roles: tuple[str, ...], variants: bool, absent: bool) -> Iterator[Case]:
+def cases_in_blocks() -> Any:
+    """Parametrise a law with every registered block, and in each with every mixer that it can hold."""
+    found = [
+        pytest.param(name, case, id=f"{name}-{case}")
+        for name, block in registry.blocks
+        for case in _cases(registry.ROLES, False, True, False)
+        if not block.needs_map or case.role == "cross" or case.cls.has_map or case.cls.absent
+    ]
+    return pytest.mark.parametrize("block, case", found)
+
+
+def _cases(roles: tuple[str, ...], variants: bool, absent: bool, maps: bool) -> Iterator[Case]:
     for name, cls in registry.mixers:
-        if cls.absent and not absent:
+        if cls.absent and not absent or maps and not cls.has_map:
             continue
         choices = _choices(name, cls)
         for options in choices if variants else choices[:1]:
@@ -152,6 +187,26 @@ OTHER_FORMS = (
     Case("linear", "decoder", {"conv": 3}),
 )
 """Variants that compute in another way than their mixer does otherwise."""
+
+
+def layouts() -> list[dict[str, Any]]:
+    """Every registered block by itself, with options, and without norms where it can do: what a config says of it."""
+    found: list[dict[str, Any]] = []
+    for name, cls in registry.blocks:
+        found.append({"block": name})
+        found += [{"block": {"name": name, **options}} for options in BLOCK_VARIANTS.get(name, [])]
+        if cls.norm_free:
+            found.append({"block": name, "norm": "none"})
+    return found
+
+
+IN_BLOCKS = (
+    *(Case("dot_product", "decoder", config=layout) for layout in layouts() if layout != {"block": "pre_ln"}),
+    Case("mixture", "decoder", {"of": ["dense", "dot_product"]}, {"block": "sas_p"}),
+)
+"""A mixer in every block but the usual, for the laws of models."""
+
+each_layout = pytest.mark.parametrize("layout", layouts(), ids=lambda layout: "-".join(_words(layout)))
 
 paddings = pytest.mark.parametrize("padding", PADDINGS)
 
@@ -241,15 +296,20 @@ SIZES = dict(
 )
 
 
-def model(case: Case, encoder_decoder: bool | None = None, **config: Any) -> BareForCausalLM | BareForSeq2SeqLM:
+def fresh(case: Case, encoder_decoder: bool | None = None, **config: Any) -> BareForCausalLM | BareForSeq2SeqLM:
     """A small model with the mixer in its role: a causal LM for the decoder role, else an encoder-decoder."""
     encoder_decoder = case.role != "decoder" if encoder_decoder is None else encoder_decoder
-    given = {**SIZES, f"{case.role}_mixer": case.spec, "is_encoder_decoder": encoder_decoder, **config}
+    given = {**SIZES, f"{case.role}_mixer": case.spec, "is_encoder_decoder": encoder_decoder, **case.config, **config}
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        built = (BareForSeq2SeqLM if encoder_decoder else BareForCausalLM)(BareConfig(**given))
+        return (BareForSeq2SeqLM if encoder_decoder else BareForCausalLM)(BareConfig(**given)).eval()
+
+
+def model(case: Case, encoder_decoder: bool | None = None, **config: Any) -> BareForCausalLM | BareForSeq2SeqLM:
+    """`fresh`, and then disturbed as if it had learned."""
+    built = fresh(case, encoder_decoder, **config)
     disturb(built)
-    return built.eval()
+    return built
 
 
 def token_batch(net: nn.Module, length: int = 9, padding: str = "none") -> dict[str, Tensor]:

@@ -1,16 +1,24 @@
-"""Any mixer runs in any block."""
+"""Any mixer runs in any block that can hold it."""
 
 import pytest
 import torch
 
 from bareformers import registry
-from tests.laws.cases import Case, cases, close, model, token_batch
+from tests.laws.cases import Case, cases_in_blocks, close, model, token_batch
 
 blocks = pytest.mark.parametrize("block", registry.blocks.names())
+normed = pytest.mark.parametrize(
+    "block, norm",
+    [
+        (name, norm)
+        for name, cls in registry.blocks
+        for norm in ("layer", "rms", "none")
+        if norm != "none" or cls.norm_free
+    ],
+)
 
 
-@blocks
-@cases(variants=False)
+@cases_in_blocks()
 def test_every_parameter_learns(block, case):
     net = model(case, block=block).train()
     inputs = token_batch(net, padding="right")
@@ -45,8 +53,7 @@ def test_without_any_mixer_positions_stand_alone(block):
     assert torch.equal(before[:, :4], after[:, :4]) and torch.equal(before[:, 5:], after[:, 5:])
 
 
-@blocks
-@pytest.mark.parametrize("norm", ["layer", "rms"])
+@normed
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_norms_and_biases(block, norm, use_bias):
     net = model(Case("dot_product", "cross"), block=block, norm=norm, use_bias=use_bias)
@@ -60,7 +67,22 @@ def test_layers_are_reported_in_order(block):
     net = model(Case("dot_product", "cross"), block=block)
     out = net(**token_batch(net), output_attentions=True, output_hidden_states=True)
     assert len(out.encoder_hidden_states) == len(out.decoder_hidden_states) == 3
-    for maps in (out.encoder_attentions, out.decoder_attentions, out.cross_attentions):
+    for states in (out.encoder_hidden_states, out.decoder_hidden_states):
+        assert [each.shape[2] for each in states] == [16] * 3
+    for maps, stack, slot in (
+        (out.encoder_attentions, net.encoder, "mixer"),
+        (out.decoder_attentions, net.decoder, "mixer"),
+        (out.cross_attentions, net.decoder, "cross_mixer"),
+    ):
         assert len(maps) == 2
-        for weights in maps:
-            close(weights.sum(-1), torch.ones(weights.shape[:-1]), 1e-5)
+        for weights, layer in zip(maps, stack.blocks, strict=True):
+            close(weights.sum(-1), sums_of_rows(getattr(layer, slot), weights), 1e-5)
+
+
+def sums_of_rows(mixer, weights):
+    """[B, H, T]: 1 for a softmax, and alpha + beta - gamma where it is shaped."""
+    sums = torch.ones(weights.shape[:-1])
+    if mixer.shaping is None:
+        return sums
+    alpha, beta, *gamma = mixer.shaping.gain * mixer.shaping.gains[..., 0]
+    return sums * (alpha + beta - sum(gamma))

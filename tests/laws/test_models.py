@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.laws.cases import OTHER_FORMS, Case, cases, close, disturb, model, token_batch
+from tests.laws.cases import IN_BLOCKS, OTHER_FORMS, Case, cases, close, disturb, model, token_batch
 
 
 def kinds(case: Case) -> list[bool]:
@@ -12,7 +12,7 @@ def kinds(case: Case) -> list[bool]:
     return [False, True] if case.role == "decoder" else [True]
 
 
-@cases()
+@cases(also=IN_BLOCKS)
 def test_saved_is_loaded_exactly(case, tmp_path):
     net = model(case, position_embedding="sinusoidal")
     net.save_pretrained(tmp_path)
@@ -33,7 +33,7 @@ WAYS = {
 }
 
 
-@cases(variants=False, also=OTHER_FORMS)
+@cases(variants=False, also=(*OTHER_FORMS, *IN_BLOCKS))
 @pytest.mark.parametrize("way", WAYS)
 def test_generation_with_state_equals_without(case, way):
     for encoder_decoder in kinds(case):
@@ -66,6 +66,11 @@ def test_generation_with_state_equals_without(case, way):
             close(with_state.sequences_scores, without.sequences_scores, 1e-5, "scores of sequences")
 
 
+def is_plain(case: Case) -> bool:
+    """Whether it has its block as it comes: enough for graphs, which take their time."""
+    return list(case.config) == ["block"] and isinstance(case.config["block"], str)
+
+
 class Logits(nn.Module):
     """A model as a function from tensors to one tensor."""
 
@@ -77,7 +82,7 @@ class Logits(nn.Module):
         return self.net(**inputs, use_cache=False).logits
 
 
-@cases(variants=False, absent=False, also=OTHER_FORMS)
+@cases(variants=False, absent=False, also=(*OTHER_FORMS, *(case for case in IN_BLOCKS if is_plain(case))))
 def test_exported_equals_eager(case):
     others = {"mixer": "none", **({"cross_mixer": "average"} if case.role == "encoder" else {})}  # small graphs
     net = model(case, num_hidden_layers=1, **others)
@@ -89,7 +94,7 @@ def test_exported_equals_eager(case):
         close(found[real], expected[real], 1e-5, padding)
 
 
-@cases(variants=False)
+@cases(variants=False, also=IN_BLOCKS)
 def test_checkpointing_changes_no_gradient(case):
     net = model(case).train()
     inputs = token_batch(net, padding="right")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.laws.cases import PADDINGS, batch, cases, close, model, paddings, token_batch
+from tests.laws.cases import IN_BLOCKS, PADDINGS, batch, cases, close, model, paddings, token_batch
 
 
 @cases()
@@ -55,7 +55,7 @@ def test_a_row_of_padding_is_finite(case, length, dtype):
             assert parameter.grad is None or parameter.grad.isfinite().all(), name
 
 
-@cases()
+@cases(also=IN_BLOCKS)
 def test_everything_that_is_saved_is_initialised(case):
     torch.use_deterministic_algorithms(True)  # fills fresh memory with NaN
     try:
@@ -66,7 +66,7 @@ def test_everything_that_is_saved_is_initialised(case):
         assert tensor.isfinite().all(), f"{name} is left as it was allocated: see SelfInitialised"
 
 
-@cases(variants=False)
+@cases(variants=False, also=IN_BLOCKS)
 @pytest.mark.parametrize("padding", PADDINGS[:3])
 def test_a_model_in_bfloat16_is_finite(case, padding):
     net = model(case).to(torch.bfloat16)

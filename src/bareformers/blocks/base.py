@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from bareformers.blocks.layers import FeedForward, norm
-from bareformers.mixers.base import TokenMixer
+from bareformers.mixers.base import SelfInitialised, TokenMixer
 from bareformers.mixers.dropout import Dropout
 from bareformers.mixers.masks import Mask
 from bareformers.mixers.state import LayerState
@@ -21,18 +21,22 @@ class Place:
     """Where a block stands and the sizes of what it holds.
 
     Attributes:
+        role: of the stack, `encoder` or `decoder`.
         layer: depth, from 0, of `num_layers`.
+        num_other_layers: depth of the other stack of an encoder-decoder; 0 where there is none.
         hidden_size: D.
         intermediate_size: width of the feed-forward network.
         hidden_act: its activation.
-        norm: `layer` or `rms`.
+        norm: `layer`, `rms` or `none`.
         norm_eps: added to the variance.
         dropout: on the output of every sub-layer and inside the feed-forward network.
         use_bias: whether linear maps carry a bias.
     """
 
+    role: str
     layer: int
     num_layers: int
+    num_other_layers: int
     hidden_size: int
     intermediate_size: int
     hidden_act: str
@@ -42,10 +46,17 @@ class Place:
     use_bias: bool
 
     @property
+    def is_first(self) -> bool:
+        return self.layer == 0
+
+    @property
     def is_last(self) -> bool:
         return self.layer == self.num_layers - 1
 
-    def new_norm(self) -> nn.Module:
+    def new_norm(self, kept: bool = False) -> nn.Module:
+        """A norm; with `norm: none` nothing, but for one that is `kept`, a LayerNorm."""
+        if self.norm == "none":
+            return norm("layer", self.hidden_size, self.norm_eps) if kept else nn.Identity()
         return norm(self.norm, self.hidden_size, self.norm_eps)
 
 
@@ -70,15 +81,18 @@ class Signals:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Block(GradientCheckpointingLayer):
+class Block(GradientCheckpointingLayer, SelfInitialised):
     """A layer: mixers, a feed-forward network, norms and skips. The stream between layers is opaque to the stack.
 
     A subclass lives in a file of its own that opens with its wiring as a diagram, carries `@block(name, paper=...)`,
-    and gives `forward`, and `open` and `close` where the stream is more than the hidden states.
+    and gives `forward`, and `open`, `hidden` and `close` where the stream is more than the hidden states. It makes its
+    own norms.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str]
+    needs_map: ClassVar[bool]
+    norm_free: ClassVar[bool]
 
     @dataclass
     class Options:
@@ -88,9 +102,6 @@ class Block(GradientCheckpointingLayer):
         super().__init__()
         self.place, self.options = place, options
         self.mixer, self.cross_mixer = mixer, cross_mixer
-        self.mixer_norm = place.new_norm() if mixer is not None else None
-        self.cross_norm = place.new_norm() if cross_mixer is not None else None
-        self.ffn_norm = place.new_norm()
         self.ffn = FeedForward(
             place.hidden_size, place.intermediate_size, place.hidden_act, place.dropout, place.use_bias
         )
@@ -100,6 +111,10 @@ class Block(GradientCheckpointingLayer):
         """The stream that enters the first block, from embeddings [B, T, D]."""
         return x
 
+    def hidden(self, stream: Any) -> Tensor:
+        """The hidden states [B, T, D] of a stream, as the next sub-layer reads them."""
+        return stream
+
     def close(self, stream: Any) -> Tensor:
         """Hidden states [B, T, D] from the stream that leaves the last block."""
         return stream
@@ -108,15 +123,22 @@ class Block(GradientCheckpointingLayer):
         """One layer; returns the stream."""
         raise NotImplementedError
 
-    def sublayers(self, signals: Signals) -> Iterator[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
-        """The norm and the function of each sub-layer in order: self, cross, feed-forward; dropout included."""
-        if self.mixer is not None:
-            yield self.mixer_norm, lambda x: self._mix(self.mixer, x, signals, "self")
-        if self.cross_mixer is not None:
-            yield self.cross_norm, lambda x: self._mix(self.cross_mixer, x, signals, "cross")
-        yield self.ffn_norm, lambda x: self.dropout(self.ffn(x))
+    def fold(self) -> None:
+        """Take into the weights what only multiplies them, for inference; outputs stay what they are."""
 
-    def _mix(self, mixer: TokenMixer, x: Tensor, signals: Signals, role: str) -> Tensor:
+    def mix(self, x: Tensor, signals: Signals) -> Tensor:
+        """What the self mixer makes of x, [B, T, D]; dropout included."""
+        return self._run(self.mixer, x, signals, "self")
+
+    def read(self, x: Tensor, signals: Signals) -> Tensor:
+        """What the cross mixer makes of x and the context, [B, T, D]; dropout included."""
+        return self._run(self.cross_mixer, x, signals, "cross")
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """What the feed-forward network makes of x, [B, T, D]; dropout included."""
+        return self.dropout(self.ffn(x))
+
+    def _run(self, mixer: TokenMixer, x: Tensor, signals: Signals, role: str) -> Tensor:
         cross = role == "cross"
         y, weights = mixer(
             x,
@@ -128,3 +150,28 @@ class Block(GradientCheckpointingLayer):
         if weights is not None:
             signals.weights[role] = weights
         return self.dropout(y)
+
+
+class SequentialBlock(Block):
+    """A block whose sub-layers, each with a norm of its own, come one after the other: self, cross, feed-forward."""
+
+    norms_inputs: ClassVar[bool] = True
+    """Whether a norm comes before its sub-layer, or after the skip."""
+
+    def __init__(self, place: Place, mixer: TokenMixer | None, cross_mixer: TokenMixer | None, options: Any) -> None:
+        super().__init__(place, mixer, cross_mixer, options)
+        self.mixer_norm = place.new_norm(kept=place.is_first) if mixer is not None else None
+        self.cross_norm = None
+        if cross_mixer is not None:
+            # A norm before a mixer that does not look would never learn.
+            is_read = cross_mixer.reads_queries or not self.norms_inputs
+            self.cross_norm = place.new_norm() if is_read else nn.Identity()
+        self.ffn_norm = place.new_norm(kept=place.is_first and mixer is None)
+
+    def sublayers(self, signals: Signals) -> Iterator[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
+        """The norm and the function of each sub-layer."""
+        if self.mixer is not None:
+            yield self.mixer_norm, lambda x: self.mix(x, signals)
+        if self.cross_mixer is not None:
+            yield self.cross_norm, lambda x: self.read(x, signals)
+        yield self.ffn_norm, self.feed_forward

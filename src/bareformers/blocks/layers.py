@@ -1,14 +1,20 @@
-"""The parts of a layer that do not mix positions: norms and the position-wise feed-forward network."""
+"""The parts of a layer that do not mix positions: norms, gains and the position-wise feed-forward network."""
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import initialization as init
 from transformers.activations import ACT2FN
 
-from bareformers.errors import unknown
+from bareformers.errors import InputError, unknown
+from bareformers.mixers.base import SelfInitialised
 from bareformers.mixers.dropout import Dropout
 
 NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+# Gated linear units (Shazeer, arXiv:2002.05202) and the activation of their gates.
+GATED = {"geglu": "gelu", "swiglu": "silu"}
 
 
 def norm(kind: str, hidden_size: int, eps: float) -> nn.Module:
@@ -21,19 +27,74 @@ def norm(kind: str, hidden_size: int, eps: float) -> nn.Module:
 def activation(name: str) -> nn.Module:
     """An activation under the name that `transformers` gives it."""
     if name not in ACT2FN:
-        raise unknown("hidden_act", name, ACT2FN)
+        raise unknown("hidden_act", name, [*ACT2FN, *GATED])
     return ACT2FN[name]
 
 
 class FeedForward(nn.Module):
-    """W2 act(W1 x): [B, T, D] -> [B, T, D], each position by itself."""
+    """W2 act(W1 x): [B, T, D] -> [B, T, D], each position by itself.
+
+    A gated activation takes W1 x in halves a and b and gives act(a) b, so that W2 reads half of `intermediate_size`.
+    """
 
     def __init__(self, hidden_size: int, intermediate_size: int, act: str, dropout: float, use_bias: bool) -> None:
         super().__init__()
-        self.inner = nn.Linear(hidden_size, intermediate_size, bias=use_bias)
-        self.act = activation(act)
+        self.is_gated = act in GATED
+        if self.is_gated and intermediate_size % 2:
+            raise InputError(f"{act} halves intermediate_size, which {intermediate_size} does not allow; write it even")
+        self.inner: nn.Module = nn.Linear(hidden_size, intermediate_size, bias=use_bias)
+        self.act = activation(GATED.get(act, act))
         self.dropout = Dropout(dropout)
-        self.outer = nn.Linear(intermediate_size, hidden_size, bias=use_bias)
+        width = intermediate_size // 2 if self.is_gated else intermediate_size
+        self.outer = nn.Linear(width, hidden_size, bias=use_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.outer(self.dropout(self.act(self.inner(x))))
+        h = self.inner(x)
+        if self.is_gated:
+            a, b = h.chunk(2, -1)
+            h = self.act(a) * b
+        elif isinstance(self.act, nn.ReLU):
+            h = F.relu_(h)  # nothing else needs what goes in, which is the largest tensor of a layer
+        else:
+            h = self.act(h)
+        return self.outer(self.dropout(h))
+
+
+class Gain(SelfInitialised):
+    """A trained number times what goes in. Its name keeps it out of weight decay."""
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.start = start
+        self.gain = nn.Parameter(torch.empty(1))
+        self.is_folded = False
+
+    def init_weights(self, std: float) -> None:
+        init.constant_(self.gain, self.start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.is_folded else x * self.gain
+
+    @torch.no_grad()
+    def fold(self, *parameters: Tensor | None) -> None:
+        """Multiply by it what makes its input, once, in place of the input every time."""
+        for parameter in parameters:
+            if parameter is not None:
+                parameter.mul_(self.gain)
+        self.gain.fill_(1.0)
+        self.is_folded = True
+
+
+class NearIdentity(SelfInitialised):
+    """skip x + W x times a gain, both trained and 1 at the start, W zero: [B, T, D] -> the same."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.skip_gain, self.change_gain = Gain(1.0), Gain(1.0)
+        self.change = nn.Linear(hidden_size, hidden_size, bias=False)
+
+    def init_weights(self, std: float) -> None:
+        init.zeros_(self.change.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.skip_gain(x) + self.change_gain(self.change(x))

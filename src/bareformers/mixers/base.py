@@ -15,6 +15,7 @@ from bareformers import registry
 from bareformers.errors import InputError
 from bareformers.mixers.dropout import Dropout
 from bareformers.mixers.masks import Mask
+from bareformers.mixers.shaping import Shaping
 from bareformers.mixers.state import MixerState
 
 
@@ -59,12 +60,12 @@ class Slot:
 
 
 class SelfInitialised(nn.Module):
-    """A module with tensors of its own that a normal distribution of the usual width would not suit."""
+    """A module that knows how its tensors start, where a normal distribution of the usual width would not suit."""
 
     def init_weights(self, std: float) -> None:
         """Fill them, through `transformers.initialization`, which leaves alone what was loaded.
 
-        A model calls this on every such module, those inside first; each fills what is its own and no child's.
+        A model calls this on every such module, those inside first: a block has the last word on its mixer.
 
         Args:
             std: what linear maps of the model's width are initialised with.
@@ -88,6 +89,8 @@ class TokenMixer(SelfInitialised):
     """Whether y of the cross role depends on x, or on the context and positions only."""
     absent: ClassVar[bool] = False
     """Whether a block leaves the whole sub-layer out, norm included."""
+    has_map: ClassVar[bool] = False
+    """Whether it has an explicit map, which a block can shape."""
 
     @dataclass
     class Options:
@@ -136,24 +139,59 @@ class TokenMixer(SelfInitialised):
 class MapMixer(TokenMixer):
     """A mixer with an explicit map: per head, the weights times the projected values, and an output projection.
 
-    A subclass gives `weights`, and a `mix` of its own where there is something faster than the matrix product.
+    A subclass gives `weights`, and a `mix` of its own where there is something faster than the matrix product. A block
+    may shape the map and take the projections away; see `shape`.
     """
+
+    has_map = True
 
     def __init__(self, slot: Slot, options: Any) -> None:
         super().__init__(slot, options)
         self.value: nn.Module = slot.linear()
         self.output: nn.Module = slot.linear()
         self.dropout = Dropout(slot.dropout)
+        self.shaping: Shaping | None = None
+
+    def shape(self, centred: bool = True, identity: bool = False) -> None:
+        """Make the map alpha I + beta A - gamma C; with `identity`, values and outputs are what goes in and comes out.
+
+        The block that asks for it also calls `start_shaped` where it initialises; not for the cross role.
+        """
+        self.shaping = Shaping(self.slot.num_heads, centred)
+        if identity:
+            self.value, self.output = nn.Identity(), nn.Identity()
+
+    def start_shaped(self) -> None:
+        """Initialise such that the shaped map is the identity."""
+        assert self.shaping is not None
+        self.shaping.start(self.start_uniform())
+
+    def start_uniform(self) -> bool:
+        """Initialise such that every visible key weighs the same; False where the map cannot."""
+        return False
+
+    def input_maps(self) -> list[tuple[nn.Module, str]]:
+        """The linear maps of x but for that of the values, each as its owner and its name there."""
+        return []
 
     def weights(self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None) -> Tensor:
         """The map [B or 1, H, T, S]; called once a forward pass, since it may write to `state`."""
         raise NotImplementedError
 
     def mix(
-        self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None, want_weights: bool
+        self,
+        values: Tensor | None,
+        x: Tensor,
+        mask: Mask,
+        context: Tensor | None,
+        state: MixerState | None,
+        want_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """Mixed values [B, H, T, d], and the weights where they are wanted."""
-        values = self.values(x, context, state)
+        """Mixed values [B, H, T, d], and the weights where they are wanted.
+
+        values: [B, H, S', d] of what is new, x or the context; None where `state` holds those of the context.
+        """
+        values = self.all_values(values, context, state)
         weights = self.weights(x, mask, context, state)
         return apply_map(self.dropout(weights).to(values.dtype), values), weights if want_weights else None
 
@@ -165,12 +203,25 @@ class MapMixer(TokenMixer):
         state: MixerState | None = None,
         want_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        mixed, weights = self.mix(x, mask, context, state, want_weights)
+        is_read = context is not None and state is not None and bool(state.tensors)
+        values = None if is_read else self.heads(self.value(x if context is None else context))
+        mixed, weights = self.mix(values, x, mask, context, state, want_weights)
+        if self.shaping is not None:
+            assert values is not None
+            mixed, weights = self.shaping(mixed, values, weights, mask, state)
         return self.output(merge_heads(mixed)), weights
 
-    def values(self, x: Tensor, context: Tensor | None, state: MixerState | None) -> Tensor:
-        """The values [B, H, S, d] of all positions that there are to read."""
-        return self.remember("values", lambda source: self.heads(self.value(source)), x, context, state)
+    def all_values(self, new: Tensor | None, context: Tensor | None, state: MixerState | None) -> Tensor:
+        """The values [B, H, S, d] of all positions that there are to read, those of `state` included."""
+        if new is None:
+            assert state is not None
+            return state["values"]
+        if state is None:
+            return new
+        if context is None:
+            return state.append("values", new, dim=2)
+        state["values"] = new
+        return new
 
     def remember(
         self,

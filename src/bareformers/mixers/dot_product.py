@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from bareformers.errors import InputError
-from bareformers.mixers.base import Slot, SoftmaxMixer
+from bareformers.mixers.base import Slot, SoftmaxMixer, merge_heads
+from bareformers.mixers.joint import zero
 from bareformers.mixers.masks import Mask
 from bareformers.mixers.positions import reach, rotate, shift, sinusoids
 from bareformers.mixers.state import MixerState
@@ -72,45 +73,89 @@ class DotProduct(SoftmaxMixer):
             init.zeros_(self.content_bias)
             init.zeros_(self.position_bias)
 
+    def start_uniform(self) -> bool:
+        zero(self.query)
+        return True
+
+    def input_maps(self) -> list[tuple[nn.Module, str]]:
+        return [(self, "query"), (self, "key")]
+
+    @property
+    def remembers_inputs(self) -> bool:
+        """Whether the remembered values are the inputs as they came, from which keys can be had at any time."""
+        return self.shaping is not None and isinstance(self.value, nn.Identity) and self.options.positions != "rotary"
+
+    def compares_inputs(self, mask: Mask, state: MixerState | None) -> bool:
+        """Whether the queries are so few that it is less work to take W_K to them than to all remembered inputs."""
+        few = mask.num_queries * self.slot.num_heads < self.slot.hidden_size
+        return few and state is not None and self.remembers_inputs
+
     def compared(
         self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Queries [B, H, T, d] times 1/sqrt(d), keys [B, H, S, d], and what is added to their products [B, H, T, S]."""
+        """Queries [B, H, T, d] times 1/sqrt(d), keys [B, H, S, d], and what is added to their products [B, H, T, S].
+
+        Where the inputs are remembered in place of keys, few queries go to them instead: [B, H, T, D] and [B, 1, S, D].
+        """
 
         def project(source: Tensor) -> Tensor:
             keys = self.heads(self.key(source))
             return rotate(keys, mask.query_positions) if self.options.positions == "rotary" else keys
 
-        keys = self.remember("keys", project, x, context, state)
         queries = self.heads(self.query(x))
+        reads_inputs = state is not None and self.remembers_inputs
+        if not reads_inputs:
+            keys = self.remember("keys", project, x, context, state)
         scale = 1 / math.sqrt(self.slot.head_size)
         if self.options.positions == "rotary":
             queries = rotate(queries, mask.query_positions)
-        if self.options.positions != "relative":
-            return queries * scale, keys, None
+        added = None
+        if self.options.positions == "relative":
+            queries, added = queries + self.content_bias[:, None], self.by_offset(queries, mask)
+        queries = queries * scale
+        if reads_inputs:
+            assert state is not None
+            inputs = merge_heads(state["values"])
+            if self.compares_inputs(mask, state):
+                # q (W_K x + b) = (q W_K) x, and a q b, which all keys share.
+                weight = self.key.weight.unflatten(0, (self.slot.num_heads, self.slot.head_size))
+                return queries @ weight, inputs[:, None], added
+            keys = self.heads(F.linear(inputs, self.key.weight, self.key.bias))
+        return queries, keys, added
+
+    def by_offset(self, queries: Tensor, mask: Mask) -> Tensor:
+        """What the offsets between queries and keys add to their products, [B, H, T, S]."""
         # Dai et al. 2019, section 3.3: ((q + u) k + (q + v) W_r r) / sqrt(d), one r for each distance query - key.
-        distances = sinusoids(-reach(mask.num_queries, mask.num_keys, x.device), self.slot.hidden_size, x.dtype)
-        readers = (queries + self.position_bias[:, None]) * scale
+        offsets = reach(mask.num_queries, mask.num_keys, queries.device)
+        distances = sinusoids(-offsets, self.slot.hidden_size, queries.dtype)
+        readers = (queries + self.position_bias[:, None]) / math.sqrt(self.slot.head_size)
         if queries.shape[:3].numel() < self.slot.hidden_size:  # few queries, as in decoding: W_r goes to them
             weight = self.relative_key.weight.unflatten(0, (self.slot.num_heads, self.slot.head_size))
-            by_offset = (readers @ weight) @ distances.T
-        else:
-            by_offset = readers @ self.heads(self.relative_key(distances)[None]).transpose(-1, -2)
-        return (queries + self.content_bias[:, None]) * scale, keys, shift(by_offset, mask.num_keys)
+            return shift((readers @ weight) @ distances.T, mask.num_keys)
+        return shift(readers @ self.heads(self.relative_key(distances)[None]).transpose(-1, -2), mask.num_keys)
 
     def scores(self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None) -> Tensor:
         queries, keys, added = self.compared(x, mask, context, state)
-        scores = queries @ keys.transpose(-1, -2)
+        if keys.shape[1] < queries.shape[1]:
+            scores = (queries.flatten(1, 2) @ keys[:, 0].transpose(-1, -2)).unflatten(1, queries.shape[1:3])
+        else:
+            scores = queries @ keys.transpose(-1, -2)
         return scores if added is None else scores + added
 
     def mix(
-        self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None, want_weights: bool
+        self,
+        values: Tensor | None,
+        x: Tensor,
+        mask: Mask,
+        context: Tensor | None,
+        state: MixerState | None,
+        want_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
         short = x.device.type == "cpu" and mask.num_queries * mask.num_keys <= SHORT
-        if want_weights or short:
-            return super().mix(x, mask, context, state, want_weights)
+        if want_weights or short or self.compares_inputs(mask, state):
+            return super().mix(values, x, mask, context, state, want_weights)
+        values = self.all_values(values, context, state)
         queries, keys, added = self.compared(x, mask, context, state)
-        values = self.values(x, context, state)
         causal = mask.causal and mask.offset == 0 and mask.num_queries > 1 and (mask.keep is None or mask.regular)
         causal = causal and added is None
         bias = None if causal else mask.bias(queries.dtype) if added is None else mask.hide(added)

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bareformers.mixers.base import MapMixer, Slot, TokenMixer, at_least_float32
+from bareformers.mixers.base import MapMixer, Slot, TokenMixer
 from bareformers.mixers.masks import Mask
+from bareformers.mixers.shaping import mean_of_all, mean_so_far
 from bareformers.mixers.state import MixerState
 from bareformers.registry import mixer
 
@@ -45,7 +46,7 @@ class NoMixing(TokenMixer):
     roles={"encoder", "decoder", "cross"},
     paper="floor: cumulative average, as in Zhang, Xiong & Su, ACL 2018, arXiv:1805.00631",
     parameters="2*d*d",
-    state="d if role == 'cross' else d + 1",
+    state="d",
     floor=True,
 )
 class Average(MapMixer):
@@ -58,30 +59,28 @@ class Average(MapMixer):
         return mask.softmax(equal)
 
     def mix(
-        self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None, want_weights: bool
+        self,
+        values: Tensor | None,
+        x: Tensor,
+        mask: Mask,
+        context: Tensor | None,
+        state: MixerState | None,
+        want_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
         if self.training and self.slot.dropout and state is None:
-            return super().mix(x, mask, context, state, want_weights)
+            return super().mix(values, x, mask, context, state, want_weights)
         weights = self.weights(x, mask, context, state) if want_weights else None
-        if not mask.causal:
-            mean = self.mean(x if context is None else context, mask, state)
-            return mean.expand(-1, -1, mask.num_queries, -1), weights
-        values = self.heads(self.value(x))
-        ones = mask.keep_values(torch.ones_like(values[:, :1, :, :1], dtype=torch.float32))
-        sums, counts = at_least_float32(mask.keep_values(values)).cumsum(2), ones.cumsum(2)
-        if state is not None:
-            if "sum" in state:
-                sums, counts = sums + state["sum"], counts + state["count"]
-            state["sum"], state["count"] = sums[:, :, -1:].clone(), counts[:, :, -1:].clone()
-        return (sums / counts.clamp_min(1)).to(values.dtype), weights
+        if mask.causal:
+            assert values is not None
+            return mean_so_far(values, mask, state, "sum"), weights
+        if values is None:
+            assert state is not None
+            mean = state["mean"]
+        else:
+            mean = mean_of_all(values, mask)
+            if state is not None:
+                state["mean"] = mean
+        return mean.expand(-1, -1, mask.num_queries, -1), weights
 
-    def mean(self, source: Tensor, mask: Mask, state: MixerState | None) -> Tensor:
-        """Mean [B, H, 1, d] of the values of all real positions of `source` [B, S, D]."""
-        if state is not None and "mean" in state:
-            return state["mean"]
-        values = self.heads(self.value(source))
-        count = values.shape[2] if mask.keep is None else mask.keep.sum(1).clamp_min(1)[:, None, None, None]
-        mean = (at_least_float32(mask.keep_values(values)).sum(2, keepdim=True) / count).to(values.dtype)
-        if state is not None:
-            state["mean"] = mean
-        return mean
+    def start_uniform(self) -> bool:
+        return True

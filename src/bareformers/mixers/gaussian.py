@@ -107,18 +107,24 @@ class Gaussian(MapMixer):
         return weights if mask.allowed is None else weights * mask.allowed
 
     def mix(
-        self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None, want_weights: bool
+        self,
+        values: Tensor | None,
+        x: Tensor,
+        mask: Mask,
+        context: Tensor | None,
+        state: MixerState | None,
+        want_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
         weights = None
         drops = self.training and self.slot.dropout > 0
         if want_weights or drops or (state is None or context is not None) and mask.num_keys <= SHORT:
             weights = self.weights(x, mask, context, state)
         if context is not None:
-            values = self.values(x, context, state)
+            values = self.all_values(values, context, state)
             if weights is None:
                 return self.gathered(mask.keep_values(values), mask), None
             return apply_map(self.dropout(weights).to(values.dtype), values), weights if want_weights else None
-        values = self.heads(self.value(x))
+        assert values is not None
         if weights is not None and state is None:
             return apply_map(self.dropout(weights).to(values.dtype), values), weights if want_weights else None
         return self.convolved(mask.keep_values(values), mask, state), weights

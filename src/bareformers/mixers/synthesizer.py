@@ -97,13 +97,19 @@ class PositionMixer(SoftmaxMixer):
         return self.scores_of(mask)
 
     def mix(
-        self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None, want_weights: bool
+        self,
+        values: Tensor | None,
+        x: Tensor,
+        mask: Mask,
+        context: Tensor | None,
+        state: MixerState | None,
+        want_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
         drops = self.training and self.slot.dropout > 0
         # In float16 the weights that padding leaves over may be too small to divide by.
         if not self.is_shared(mask) or want_weights or drops or x.dtype == torch.float16:
-            return super().mix(x, mask, context, state, want_weights)
-        values = self.values(x, context, state)
+            return super().mix(values, x, mask, context, state, want_weights)
+        values = self.all_values(values, context, state)
         if mask.causal and (mask.keep is None or mask.regular):
             return self.causal(values, mask), None
         unpadded = Mask(mask.num_queries, mask.num_keys, causal=mask.causal, device=mask.device)
@@ -156,6 +162,10 @@ class Random(ByOffset, PositionMixer):
 
     def init_weights(self, std: float) -> None:
         init.normal_(self.logits, std=1.0)  # maps that are sharp enough for heads to differ from the start
+
+    def start_uniform(self) -> bool:
+        init.zeros_(self.logits)
+        return True
 
     def at(self, queries: Positions, keys: Positions) -> Tensor:
         return entries(self.logits, queries, keys)
@@ -214,6 +224,10 @@ class FactorizedRandom(PositionMixer):
         for factor in (self.rows, self.columns):
             init.normal_(factor, std=self.options.rank**-0.25)  # so that the products have the variance 1
 
+    def start_uniform(self) -> bool:
+        init.zeros_(self.rows)
+        return True
+
     def at(self, queries: Positions, keys: Positions) -> Tensor:
         with full_precision(self.rows.device):
             return self.rows[:, queries] @ self.columns[:, keys].transpose(-1, -2)
@@ -234,6 +248,13 @@ class Dense(ByOffset):
 
     def init_weights(self, std: float) -> None:
         init_written_rows(self.projection, self.projection_bias)
+
+    def start_uniform(self) -> bool:
+        init.zeros_(self.projection)
+        return True
+
+    def input_maps(self) -> list[tuple[nn.Module, str]]:
+        return [(self, "hidden")]
 
     def scores(self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None) -> Tensor:
         hidden = self.heads(F.relu(self.hidden(x)))
@@ -275,6 +296,13 @@ class FactorizedDense(SoftmaxMixer):
     def init_weights(self, std: float) -> None:
         init_written_rows(self.first, self.first_bias)
         init_written_rows(self.second, self.second_bias)
+
+    def start_uniform(self) -> bool:
+        init.zeros_(self.first)
+        return True
+
+    def input_maps(self) -> list[tuple[nn.Module, str]]:
+        return [(self, "hidden")]
 
     def scores(self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None) -> Tensor:
         self.check_length(mask.num_keys, self.slot.max_keys)
@@ -343,6 +371,12 @@ class Mixture(SoftmaxMixer):
 
     def init_weights(self, std: float) -> None:
         init.zeros_(self.mixing)
+
+    def start_uniform(self) -> bool:
+        return all([term.start_uniform() for term in self.terms])  # type: ignore[operator]
+
+    def input_maps(self) -> list[tuple[nn.Module, str]]:
+        return [each for term in self.terms for each in term.input_maps()]  # type: ignore[operator]
 
     def scores(self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None) -> Tensor:
         shares = at_least_float32(self.mixing).softmax(0).to(x.dtype)

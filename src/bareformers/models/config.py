@@ -47,7 +47,7 @@ class BareConfig(PreTrainedConfig):
     position_embedding: str = "sinusoidal"  # or learned, none
     embedding_norm: bool = False
     scale_embedding: bool = True  # multiply token embeddings by sqrt(hidden_size)
-    norm: str = "layer"  # or rms
+    norm: str = "layer"  # or rms; or none, in blocks that can do without
     norm_eps: float | int = 1e-5
     block: Any = "pre_ln"
     mixer: Any = "dot_product"
@@ -90,13 +90,27 @@ class BareConfig(PreTrainedConfig):
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is a probability in [0, 1), not {getattr(self, name)}")
-        registry.blocks.parse(self.block, "block")
-        layers.norm(self.norm, 1, self.norm_eps)
-        layers.activation(self.hidden_act)
+        layers.activation(layers.GATED.get(self.hidden_act, self.hidden_act))
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        """Raise where block, norm and mixers do not go together."""
+        block, _ = registry.blocks.parse(self.block, "block")
+        if self.norm not in (*layers.NORMS, "none"):
+            raise unknown("norm", self.norm, [*layers.NORMS, "none"])
+        if self.norm == "none" and not block.norm_free:
+            able = [name for name, other in registry.blocks if other.norm_free]
+            raise InputError(f"block {block.name!r} needs its norms; write norm: layer, or block: {' or '.join(able)}")
         roles = ("encoder", "decoder", "cross") if self.is_encoder_decoder else ("encoder", "decoder")
         for role in roles:
             for layer in range(self.num_layers(role)):
-                registry.mixers.parse(self.mixer_spec(role, layer), f"layer {layer}")
+                mixer, _ = registry.mixers.parse(self.mixer_spec(role, layer), f"layer {layer}")
+                if role != "cross" and block.needs_map and not (mixer.has_map or mixer.absent):
+                    able = [name for name, other in registry.mixers if other.has_map]
+                    raise InputError(
+                        f"block {block.name!r} shapes the map of its mixer, and {mixer.name!r} has none; "
+                        f"write one of {', '.join(able)}, or block: pre_ln"
+                    )
 
     @classmethod
     def from_recipe(cls, **given: Any) -> "BareConfig":
@@ -115,6 +129,11 @@ class BareConfig(PreTrainedConfig):
             StrictDataclassError,
         ) as error:  # what `strict` says of a value of the wrong type
             raise InputError(f"model: {' '.join(str(error).split())}") from error
+
+    @property
+    def kept_norm(self) -> str:
+        """The kind of norm outside of blocks, which `norm: none` keeps."""
+        return "layer" if self.norm == "none" else self.norm
 
     def num_layers(self, role: str) -> int:
         """Depth of the stack that a role belongs to."""
@@ -165,9 +184,12 @@ class BareConfig(PreTrainedConfig):
 
     def place(self, role: str, layer: int) -> Place:
         """What the block at `layer` of the stack of `role` is told."""
+        other = {"encoder": "decoder", "decoder": "encoder"}[role]
         return Place(
+            role=role,
             layer=layer,
             num_layers=self.num_layers(role),
+            num_other_layers=self.num_layers(other) if self.is_encoder_decoder else 0,
             hidden_size=self.hidden_size,
             intermediate_size=self.intermediate_size,
             hidden_act=self.hidden_act,

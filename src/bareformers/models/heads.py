@@ -18,7 +18,9 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
 )
 
-from bareformers.blocks.layers import activation, norm
+from bareformers import registry
+from bareformers.blocks.base import Block
+from bareformers.blocks.layers import GATED, activation, norm
 from bareformers.errors import InputError
 from bareformers.mixers.base import SelfInitialised, init_linear
 from bareformers.mixers.state import new_state
@@ -33,7 +35,15 @@ class BareModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["PreLN", "PostLN"]
+
+    def __init__(self, config: BareConfig) -> None:
+        super().__init__(config)
+        self._no_split_modules = [registry.blocks.parse(config.block, "block")[0].__name__]
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # As custom code, a module without tensors of its own, such as a block, would be passed over; that is for code
+        # which writes to what was loaded, and ours initialises through `transformers.initialization`.
+        super()._initialize_weights(module, is_custom_code=False)
 
     def _init_weights(self, module: nn.Module) -> None:
         fixed = self.config.initializer_range
@@ -47,6 +57,12 @@ class BareModel(PreTrainedModel):
                 init.zeros_(module.bias)
         elif isinstance(module, SelfInitialised):
             module.init_weights(fixed or self.config.hidden_size**-0.5)
+
+    def fold(self) -> None:
+        """Take trained gains into the weights that they multiply, for inference; outputs stay what they are."""
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.fold()
 
     @property
     def stack(self) -> Stack:
@@ -252,8 +268,8 @@ class MaskedLMHead(nn.Module):
     def __init__(self, config: BareConfig) -> None:
         super().__init__()
         self.transform = nn.Linear(config.hidden_size, config.hidden_size)
-        self.act = activation(config.hidden_act)
-        self.norm = norm(config.norm, config.hidden_size, config.norm_eps)
+        self.act = activation(GATED.get(config.hidden_act, config.hidden_act))
+        self.norm = norm(config.kept_norm, config.hidden_size, config.norm_eps)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -305,8 +321,6 @@ class BareForMaskedLM(BareModel):
 class BareForSequenceClassification(BareModel):
     """Encoder-only model that labels a whole sequence, from the mean, the first or the last real position."""
 
-    accepts_loss_kwargs = False  # the loss is a mean over the batch, which `Trainer` divides when it accumulates
-
     def __init__(self, config: BareConfig) -> None:
         super().__init__(config)
         self.encoder = Stack(config, "encoder")
@@ -332,6 +346,8 @@ class BareForSequenceClassification(BareModel):
         labels: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        smoothing: float = 0.0,
+        num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Logits [B, num_labels]; squared error for one label (regression), cross-entropy for more."""
@@ -344,10 +360,12 @@ class BareForSequenceClassification(BareModel):
         )
         logits = self.classifier(self.pool(out.last_hidden_state, attention_mask))
         loss = None
-        if labels is not None and self.config.num_labels == 1:
-            loss = F.mse_loss(logits.squeeze(-1).float(), labels.float())
-        elif labels is not None:
-            loss = F.cross_entropy(logits.float(), labels)
+        if labels is not None:
+            if self.config.num_labels == 1:
+                total = F.mse_loss(logits.squeeze(-1).float(), labels.float(), reduction="sum")
+            else:
+                total = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="sum")
+            loss = total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=out.hidden_states, attentions=out.attentions
         )

@@ -31,7 +31,7 @@ class Embeddings(nn.Module):
         self.tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         learned = config.position_embedding == "learned"
         self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
-        self.norm = norm(config.norm, config.hidden_size, config.norm_eps) if config.embedding_norm else None
+        self.norm = norm(config.kept_norm, config.hidden_size, config.norm_eps) if config.embedding_norm else None
         self.dropout = Dropout(config.dropout)
 
     def forward(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, positions: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class StackOutput(BaseModelOutput):
 
     Attributes:
         last_hidden_state: [B, T, D].
-        hidden_states: the stream before each block and after the last, where asked for.
+        hidden_states: of the stream before each block and after the last [B, T, D], where asked for.
         attentions: per layer the self map [B or 1, H, T, S], or None where the mixer has none; where asked for.
         cross_attentions: the same for the cross role.
     """
@@ -133,12 +133,12 @@ class Stack(nn.Module):
                 query_positions=mask.query_positions,
             )
         stream = self.blocks[0].open(self.embeddings(input_ids, inputs_embeds, mask.query_positions))
-        streams, weights = [stream], []
+        hidden, weights = [self.blocks[0].hidden(stream)], []
         for layer, block in enumerate(self.blocks):
             state = past_key_values.layers[layer] if past_key_values is not None else None
             signals = Signals(mask, context, reading, state, bool(output_attentions))
             stream = block(stream, signals)
-            streams.append(stream)
+            hidden.append(block.hidden(stream))
             weights.append(signals.weights)
         if past_key_values is not None:
             for state in past_key_values.layers:
@@ -146,7 +146,7 @@ class Stack(nn.Module):
         wants_cross = output_attentions and context is not None
         return StackOutput(
             last_hidden_state=self.blocks[-1].close(stream),
-            hidden_states=tuple(streams) if output_hidden_states else None,
+            hidden_states=tuple(hidden) if output_hidden_states else None,
             attentions=tuple(maps.get("self") for maps in weights) if output_attentions else None,
             cross_attentions=tuple(maps.get("cross") for maps in weights) if wants_cross else None,
         )

@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from bareformers.errors import Diverged, InputError, Interrupted
 from bareformers.measure.environment import default_device, uses_bf16
 from bareformers.measure.quality import num_predicted
 from bareformers.recipe import Training
-from bareformers.training import schedules
+from bareformers.training import divergence, schedules
 from bareformers.training.ledger import Ledger, saved
 from bareformers.training.objectives import CrossEntropy
 
@@ -145,7 +146,7 @@ class BareTrainer(Trainer):
 
         Raises:
             Interrupted: a signal came; the checkpoint is written.
-            Diverged: the loss is no number any more.
+            Diverged: loss or gradient are no numbers any more; the last checkpoint stays.
         """
         resume = self._last_whole_checkpoint()
         if resume is None:
@@ -214,7 +215,21 @@ class BareTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         self.watch.tokens += num_predicted(inputs["labels"], self.is_causal)
-        return self.objective(model, inputs, num_items_in_batch if self.settings.accumulate > 1 else None)
+        count = num_items_in_batch if self.settings.accumulate > 1 else None
+        self.repeat_forward = partial(self.objective, model, inputs, count)
+        return self.repeat_forward()
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """All but biases, norms and gains, which are known by their names."""
+        return [name for name in super().get_decay_parameter_names(model) if "gain" not in name.rpartition(".")[2]]
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Forward and backward of a batch; `Diverged` where a gradient is no number, before any weight has seen it."""
+        loss = super().training_step(*args, **kwargs)
+        if not divergence.is_finite([p.grad for p in self.model.parameters() if p.grad is not None]):
+            found, where = divergence.fault(self.model, self.repeat_forward)
+            raise Diverged(f"{self.watch.label}: the loss is {found} at step {self.ledger.spent.steps + 1}; {where}")
+        return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The validation loss, recorded in `metrics.jsonl`."""
@@ -331,8 +346,6 @@ class Watch(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         ledger = self.trainer.ledger
-        if not math.isfinite(logs["loss"]):
-            raise Diverged(f"{self.label}: the loss is {logs['loss']} at step {state.global_step}")
         tokens, seconds = self._since_log
         speed = (ledger.spent.tokens - tokens) / max(ledger.spent.seconds - seconds, 1e-9)
         self._since_log = (ledger.spent.tokens, ledger.spent.seconds)
