@@ -1,6 +1,8 @@
 """`bench`: what it measures, what it leaves out and why, and who overtakes whom. No test asserts a time."""
 
 import csv
+import json
+import shlex
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,7 @@ from bareformers import bench, cli, registry
 from bareformers.errors import InputError
 from bareformers.measure import speed
 from bareformers.mixers.base import TokenMixer
+from bareformers.models import BareConfig, BareForCausalLM
 from bareformers.report import benchmark as reporting
 from bareformers.report import words
 from bareformers.report.result import Benchmark, Measure, VariantResult
@@ -22,7 +25,7 @@ WIDTH, FLOAT = 16, 4
 
 def settings(mixers="all", lengths=(8, 16), **changes):
     given = {"hidden_size": WIDTH, "heads": 2, "rounds": 1, **changes}
-    return bench.Settings(bench.mixer_list(mixers), lengths, **given)
+    return bench.Settings(bench.spec_list(mixers, "--mixers"), lengths, **given)
 
 
 def measure(folder, *args, **changes):
@@ -86,7 +89,7 @@ def test_states_are_those_of_the_real_tensors(found):
         short, long = (variant.cost[f"state_bytes@{length}"].value for length in (8, 16))
         linear = cli.growth(registry.mixers.get(variant.name).state_formula, "decoder") == "linear in t"
         assert long == (2 * short if linear else short), variant.name
-    expected = {"dot_product": 2 * 16 * WIDTH, "random": 16 * WIDTH, "dense": 16 * WIDTH, "average": WIDTH + 1}
+    expected = {"dot_product": 2 * 16 * WIDTH, "random": 16 * WIDTH, "dense": 16 * WIDTH, "average": WIDTH}
     for name, numbers in expected.items():
         assert found.variant(name).cost["state_bytes@16"].value == numbers * FLOAT, name
 
@@ -149,6 +152,237 @@ def test_training_leaves_no_gradients():
     assert all(parameter.grad is not None for parameter in case.mixer.parameters()) and case.inputs.x.grad is not None
     case.train()
     assert all(parameter.grad is None for parameter in case.mixer.parameters()) and case.inputs.x.grad is None
+
+
+# Layers in place of mixers
+
+LINEAR_MAP = WIDTH * WIDTH + WIDTH
+FEED_FORWARD = 2 * 4 * WIDTH * WIDTH + 5 * WIDTH
+"""Parameters of these parts of a layer."""
+
+
+def around(mixer="dot_product", blocks="all", **changes):
+    """Settings for blocks around a mixer."""
+    return settings(mixer, blocks=bench.spec_list(blocks, "--blocks"), **changes)
+
+
+def measure_blocks(folder, mixer="dot_product", blocks="all", **changes):
+    return measure(folder, mixer, blocks=bench.spec_list(blocks, "--blocks"), **changes)
+
+
+@pytest.fixture(scope="module")
+def layers_folder(tmp_path_factory):
+    """All blocks in the decoder role."""
+    path = tmp_path_factory.mktemp("blocks")
+    measure_blocks(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def layers(layers_folder):
+    return Benchmark.load(layers_folder / "result.json")
+
+
+def built(name, length=8, **changes):
+    """A case of a layer."""
+    chosen = around(blocks=name, **changes)
+    return bench.Case.build(name, chosen, bench.Inputs.draw(chosen, length))
+
+
+def test_every_measure_of_every_block_at_every_length(layers):
+    assert layers.variants[0].name == layers.baseline == "pre_ln"
+    assert {variant.name for variant in layers.variants} == set(registry.blocks.names()) and not layers.notes
+    for variant in layers.variants:
+        assert set(variant.speed) == at(TIMES, 8, 16), variant.name
+        assert set(variant.cost) == at(COSTS, 8, 16), variant.name
+        assert all(each.finite and each.value > 0 for _, each in variant.measures())
+        assert not variant.floor and variant.description
+    expected = {"compared": "blocks", "mixer": "dot_product", "norm": "layer", "intermediate_size": 4 * WIDTH}
+    assert expected.items() <= layers.settings.items()
+    assert "the mixer dot_product" in layers.description and "from the middle of a stack" in layers.description
+
+
+@pytest.mark.parametrize("name", registry.blocks.names())
+def test_a_layer_has_the_parameters_of_one_in_a_model(name, layers):
+    model = BareForCausalLM(
+        BareConfig(
+            vocab_size=11,
+            hidden_size=WIDTH,
+            num_attention_heads=2,
+            num_hidden_layers=3,
+            intermediate_size=4 * WIDTH,
+            block=name,
+        )
+    )
+    middle = model.decoder.blocks[1]
+    assert layers.variant(name).cost["parameters@8"].value == sum(p.numel() for p in middle.parameters())
+    mine = {key: tensor.shape for key, tensor in built(name).mixer.block.named_parameters()}
+    assert mine == {key: tensor.shape for key, tensor in middle.named_parameters()}
+
+
+def test_what_blocks_save_in_parameters(layers):
+    norm, gains = 2 * WIDTH, 3 * 2
+    expected = {
+        "pre_ln": 4 * LINEAR_MAP + FEED_FORWARD + 2 * norm,
+        "parallel": 4 * LINEAR_MAP + FEED_FORWARD + norm,
+        "v_skipinit": 4 * LINEAR_MAP + FEED_FORWARD + 2 * norm + gains + 3,
+        "sas": 2 * LINEAR_MAP + FEED_FORWARD + 2 * norm + gains + 3,
+        "sas_p": 2 * LINEAR_MAP + FEED_FORWARD + norm + gains + 2,
+    }
+    for name, number in expected.items():
+        assert layers.variant(name).cost["parameters@16"].value == number, name
+
+
+def test_without_values_the_state_is_half_and_one_sum(layers):
+    for length in (8, 16):
+        found = {each.name: each.cost[f"state_bytes@{length}"].value / FLOAT / WIDTH for each in layers.variants}
+        assert found["pre_ln"] == found["post_ln"] == found["resi_dual"] == found["parallel"] == 2 * length
+        assert found["sas"] == found["sas_p"] == length + 1
+        assert found["v_skipinit"] == 2 * length + 1
+
+
+@pytest.mark.parametrize("name", registry.blocks.names())
+def test_a_decoding_step_of_a_layer_gives_the_last_position(name, monkeypatch):
+    monkeypatch.setattr(bench, "CHUNK", 3)
+    case = built(name)
+    with torch.no_grad():
+        for parameter in case.mixer.parameters():  # at the start some see nothing but their own position
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        step = bench.Decoding(case)
+        whole = case.mix(0, 8)
+        step.state.tensors, step.state.length = dict(step.filled), step.last
+        last = case.mix(7, 8, step.state)
+    assert torch.allclose(last, whole[:, -1:], atol=1e-4), name
+
+
+@pytest.mark.parametrize("name", registry.blocks.names())
+def test_all_of_a_layer_learns(name):
+    case = built(name)
+    case.backward()
+    assert all(parameter.grad is not None for parameter in case.mixer.parameters()) and case.inputs.x.grad is not None
+
+
+def test_blocks_have_the_last_word_on_how_their_mixers_start():
+    block = built("sas").mixer.block
+    assert not block.mixer.query.weight.any() and block.mixer.key.weight.any()
+    assert (block.mixer.shaping.gains == 1).all() and block.ffn_gain.gain.item() == pytest.approx(0.1)
+
+
+def test_layers_in_an_encoder(tmp_path):
+    found = measure_blocks(tmp_path, blocks="sas_p", role="encoder")
+    for variant in found.variants:
+        assert set(variant.speed) == at(("forward_ms", "forward_backward_ms"), 8, 16)
+        assert set(variant.cost) == at(("peak_memory", "parameters"), 8, 16)
+
+
+def test_pre_ln_comes_first_and_options_are_named():
+    entries, notes = bench.choose(around(blocks="sas_p,{name: post_ln, deep_norm: true}"))
+    assert [entry.label for entry in entries] == ["pre_ln", "sas_p", "post_ln deep_norm=true"]
+    assert notes == ["pre_ln was added: the others are held against it."]
+
+
+def test_a_mixer_that_some_blocks_cannot_hold():
+    entries, notes = bench.choose(around("delta"))
+    needing = {name for name, cls in registry.blocks if cls.needs_map}
+    assert {entry.label for entry in entries} == set(registry.blocks.names()) - needing
+    assert {note.partition(" ")[0] for note in notes} == needing
+    assert all("shapes the map of its mixer, and 'delta' has none" in note for note in notes)
+    with pytest.raises(InputError, match="'sas' shapes the map of its mixer, and 'delta' has none"):
+        bench.choose(around("delta", "sas"))
+
+
+def test_a_mixer_with_options_goes_into_every_block():
+    entries, notes = bench.choose(around("{name: gaussian, std: 2}"))
+    assert {entry.label for entry in entries} == set(registry.blocks.names()) and not notes
+
+
+def test_layers_without_a_mixer(tmp_path):
+    found = measure_blocks(tmp_path, "none", blocks="parallel")
+    assert found.reference.cost["parameters@8"].value == FEED_FORWARD + 2 * WIDTH
+    assert found.reference.cost["state_bytes@16"].value == 0
+
+
+def test_without_norms():
+    entries, notes = bench.choose(around(norm="none"))
+    able = {name for name, cls in registry.blocks if cls.norm_free}
+    assert {entry.label for entry in entries} == able | {"pre_ln"}
+    kept, *left = notes
+    assert kept == "pre_ln keeps its norms (norm: layer), which it cannot do without."
+    assert len(left) == len(registry.blocks.names()) - len(entries)
+    assert all("was left out" in note and "needs its norms" in note for note in left)
+    (sas,) = [entry for entry in entries if entry.label == "sas"]
+    assert sas.parameters[8] == 2 * LINEAR_MAP + FEED_FORWARD + 3 * 2 + 3
+    assert [entry.label for entry in bench.choose(around(blocks="pre_ln,sas", norm="none"))[0]] == ["pre_ln", "sas"]
+    with pytest.raises(InputError, match="'post_ln' needs its norms"):
+        bench.choose(around(blocks="post_ln", norm="none"))
+
+
+def test_a_block_with_and_without_norms():
+    entries, _ = bench.choose(around(blocks="sas_p,{name: sas_p, norm: none},{name: sas_p, norm: rms}"))
+    found = {entry.label: entry.parameters[8] for entry in entries}
+    assert found["sas_p"] - found["sas_p norm=none"] == 2 * WIDTH
+    assert found["sas_p"] - found["sas_p norm=rms"] == WIDTH
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"blocks": "sass"}, "unknown block 'sass'; did you mean 'sas'?"),
+        ({"blocks": "all,sass"}, "unknown block 'sass'"),
+        ({"blocks": "{name: post_ln, deepnorm: true}"}, "no option 'deepnorm'; did you mean 'deep_norm'?"),
+        ({"blocks": "{norm: none}"}, "a block is a name, or a mapping"),
+        ({"blocks": "{name: sas"}, "--blocks cannot read '{name: sas'; write options as in {name: post_ln"),
+        ({"blocks": ""}, "--blocks names nothing"),
+        ({"blocks": "sas,sas"}, "--blocks names 'sas' twice"),
+        ({"role": "cross"}, "none has the role cross; write --role decoder"),
+        ({"mixer": "all"}, "--blocks puts the same mixer into every block; write one, as in --mixers dot_product"),
+        ({"mixer": "average,random"}, "--blocks puts the same mixer into every block"),
+        ({"mixer": "gausian"}, "unknown mixer 'gausian'; did you mean 'gaussian'"),
+        ({"mixer": "{default: gaussian}"}, "a mixer is a name, or a mapping"),
+        ({"norm": "layr"}, "unknown norm 'layr'; did you mean 'layer'?"),
+        ({"blocks": "{name: sas, norm: layr}"}, "unknown norm 'layr'"),
+    ],
+)
+def test_blocks_that_cannot_be(changes, sentence):
+    with pytest.raises(InputError) as caught:
+        bench.choose(around(**changes))
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_only_blocks_have():
+    with pytest.raises(InputError, match="--norm is a matter of blocks; write --blocks all beside it"):
+        settings("gaussian", norm="rms")
+    with pytest.raises(InputError, match="--intermediate-size is a matter of blocks"):
+        settings("gaussian", intermediate_size=32)
+
+
+def test_the_width_of_the_feed_forward_network():
+    (entry,) = bench.choose(around(blocks="pre_ln", intermediate_size=WIDTH))[0]
+    assert entry.parameters[8] == 4 * LINEAR_MAP + 2 * LINEAR_MAP + 2 * 2 * WIDTH
+
+
+def test_the_page_speaks_of_blocks(layers_folder, layers):
+    text = (layers_folder / "report.html").read_text(encoding="utf-8")
+    assert f"{len(layers.variants)} blocks" in text and "the blocks take turns" in text
+    assert '<th scope="col">block</th>' in text and '<th scope="col">mixer</th>' not in text
+    assert "stands alone" not in text
+    with (layers_folder / "results.csv").open(newline="", encoding="utf-8") as file:
+        assert {row["block"] for row in csv.DictReader(file)} == set(registry.blocks.names())
+    *measures, overtaking = reporting.tables(layers)
+    assert all(table.columns[0].header == "block" for table in (*measures, overtaking))
+    assert overtaking.title == "From which length on each block is better than pre_ln"
+
+
+def test_the_command_line_measures_blocks(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench, "SLICE", 0.0)
+    monkeypatch.setenv("COLUMNS", "200")
+    words = ["--blocks", "sas_p", "--norm", "rms", "--lengths", "8,16", "--hidden-size", 16, "--heads", 2]
+    outcome = tiny.command(capsys, "bench", *words, "--rounds", 1, "--output", tmp_path)
+    assert outcome.code == 0 and "pre_ln was added" in outcome.err
+    assert "From which length on each block is better than pre_ln" in outcome.out
+    command = shlex.split(json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["command"])
+    assert command[2:8] == ["--mixers", "dot_product", "--blocks", "sas_p", "--norm", "rms"]
+    assert tiny.command(capsys, *command[1:]).code == 0
 
 
 # How it times, on a clock that the test turns
@@ -282,7 +516,7 @@ def test_free_memory_is_that_of_a_machine():
 
 def test_names_and_options_in_braces():
     text = "gaussian, {name: gaussian, offsets: [-1, 1], std: 2},random+dot_product"
-    specs = bench.mixer_list(text)
+    specs = bench.spec_list(text, "--mixers")
     assert specs == ("gaussian", {"name": "gaussian", "offsets": [-1, 1], "std": 2}, "random+dot_product")
     assert [bench.label_of(spec) for spec in specs] == [
         "gaussian", "gaussian offsets=[-1,1] std=2", "random+dot_product",
@@ -467,7 +701,7 @@ def test_the_file_for_other_programs(folder, found):
         rows = list(csv.DictReader(file))
     assert len(rows) == sum(1 for variant in found.variants for _ in variant.measures())
     (row,) = [row for row in rows if (row["mixer"], row["measure"], row["length"]) == ("average", "state_bytes", "16")]
-    assert float(row["value"]) == (WIDTH + 1) * FLOAT and row["unit"] == "bytes" and row["floor"] == "true"
+    assert float(row["value"]) == WIDTH * FLOAT and row["unit"] == "bytes" and row["floor"] == "true"
 
 
 def test_the_page_shows_everything_and_needs_nothing(folder, found):

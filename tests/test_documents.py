@@ -150,8 +150,9 @@ def have_runs_of(text, folder):
     """Make the runs that a page reads, by the recipes that their folders are named for."""
     names = {yaml.safe_load(path.read_text(encoding="utf-8"))["name"]: path for path in ROOT.rglob("recipes/**/*.yaml")}
     for name in {found.partition("/")[0] for found in re.findall(r"runs/([\w.-]+(?:/[\w.+-]+)*)", text)} & set(names):
-        recipe = load(names[name], [*tiny.two_steps(names[name], folder), f"output={folder / 'runs' / name}"])
-        running.run(recipe, "bareformers run", log=lambda sentence: None)
+        for path in (*tiny.begun_by(names[name], ROOT / "recipes"), names[name]):
+            recipe = load(path, [*tiny.two_steps(path, folder), f"output={folder / 'runs' / tiny.name_of(path)}"])
+            running.run(recipe, "bareformers run", log=lambda sentence: None)
 
 
 @pytest.mark.slow

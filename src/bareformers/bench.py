@@ -1,7 +1,8 @@
 """What each mixer costs against length: time, memory and decoding state of one mixer alone, beside the dot product.
 
-Mixers are built by name and initialised as in a model; nothing here knows any of them. Within a length they take turns,
-so that a slow minute of the machine hits all alike, and in decoding so do the lengths.
+Or what each block does: one layer of each around the same mixer, beside Pre-LN, called as a mixer is. All are built by
+name and initialised as in a model; nothing here knows any of them. Within a length they take turns, so that a slow
+minute of the machine hits all alike, and in decoding so do the lengths.
 """
 
 from __future__ import annotations
@@ -21,18 +22,22 @@ import yaml
 from torch import Tensor, nn
 
 from bareformers import registry
+from bareformers.blocks.base import Block, Signals
 from bareformers.errors import InputError, unknown
 from bareformers.measure import cost, environment, speed
 from bareformers.measure.speed import Timing
 from bareformers.mixers.base import SelfInitialised, Slot, TokenMixer, build, init_linear
 from bareformers.mixers.masks import Mask
-from bareformers.mixers.state import MixerState
+from bareformers.mixers.state import LayerState, MixerState
+from bareformers.models import BareConfig
 from bareformers.report import benchmark as reporting
 from bareformers.report import words
 from bareformers.report.result import Benchmark, Measure, VariantResult
 
-BASELINE = "dot_product"
+BASELINES = {"mixer": "dot_product", "block": "pre_ln"}
+EXAMPLES = {"--mixers": "{name: gaussian, std: 0.5}", "--blocks": "{name: post_ln, deep_norm: true}"}
 ALL = "all"
+DEPTH, MIDDLE = 3, 1  # of the stack that a measured layer is from, and its place there: neither first nor last
 SLICE = 0.02  # seconds that a timing takes at least: shorter calls are repeated
 CHUNK = 256  # positions at once, where a decoding state is filled
 PROBE = 64  # the length at which memory is measured first, to tell what longer ones take
@@ -47,11 +52,14 @@ class Settings:
     """What is measured.
 
     Attributes:
-        mixers: what a recipe may name, `all` among them for whatever is registered.
+        mixers: what a recipe may name, `all` among them for whatever is registered; with `blocks` one, which all hold.
         lengths: in tokens, ascending.
         rounds: timings of each call, of which the median counts.
         seconds: the most that the timings of one call may take; slow ones get fewer rounds, but one at least.
         memory_limit: bytes for everything at once; by default half of what is free.
+        blocks: where there are any, layers of these are measured; `norm` in braces is for that one alone.
+        norm: with blocks, as in a config; by default `layer`.
+        intermediate_size: with blocks, the width of the feed-forward network; by default four times `hidden_size`.
     """
 
     mixers: tuple[Spec, ...]
@@ -63,16 +71,51 @@ class Settings:
     rounds: int = 5
     seconds: float = 10.0
     memory_limit: int | None = None
+    blocks: tuple[Spec, ...] = ()
+    norm: str | None = None
+    intermediate_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.role not in registry.ROLES:
             raise unknown("role", self.role, registry.ROLES)
+        if self.blocks and self.role == "cross":
+            raise InputError("--blocks measures whole layers, and none has the role cross; write --role decoder")
+        if self.blocks and (len(self.mixers) > 1 or self.mixers[0] == ALL):
+            raise InputError("--blocks puts the same mixer into every block; write one, as in --mixers dot_product")
+        for option in ("norm", "intermediate_size"):
+            if getattr(self, option) is not None and not self.blocks:
+                raise InputError(f"--{option.replace('_', '-')} is a matter of blocks; write --blocks all beside it")
         if self.hidden_size % self.heads:
             nearest = self.hidden_size // self.heads * self.heads or self.heads
             raise InputError(
                 f"--hidden-size {self.hidden_size} is not a multiple of --heads {self.heads}; "
                 f"write --hidden-size {nearest}, or other heads"
             )
+
+    @property
+    def kind(self) -> str:
+        """What is compared, `mixer` or `block`."""
+        return "block" if self.blocks else "mixer"
+
+    @property
+    def registered(self) -> registry.Registry:
+        """What `all` stands for."""
+        return registry.blocks if self.blocks else registry.mixers
+
+    @property
+    def baseline(self) -> str:
+        return BASELINES[self.kind]
+
+    @property
+    def layer(self) -> dict[str, Any]:
+        """What a config says of every layer beside its block; empty where mixers stand alone."""
+        if not self.blocks:
+            return {}
+        return {
+            "mixer": self.mixers[0],
+            "norm": "layer" if self.norm is None else self.norm,
+            "intermediate_size": self.intermediate_size or 4 * self.hidden_size,
+        }
 
     @property
     def decodes(self) -> bool:
@@ -91,8 +134,8 @@ class Settings:
         )
 
 
-def mixer_list(text: str) -> tuple[Spec, ...]:
-    """What `--mixers` says: names, and mappings such as `{name: gaussian, std: 0.5}`, with commas between them."""
+def spec_list(text: str, option: str) -> tuple[Spec, ...]:
+    """What `--mixers` or `--blocks` says: names, and mappings such as `{name: gaussian, std: 0.5}`, between commas."""
     items, depth = [""], 0
     for letter in text:
         depth += (letter in "{[(") - (letter in "}])")
@@ -100,12 +143,12 @@ def mixer_list(text: str) -> tuple[Spec, ...]:
             items.append("")
         else:
             items[-1] += letter
-    return tuple(_spec(item.strip(), text) for item in items)
+    return tuple(_spec(item.strip(), text, option) for item in items)
 
 
-def _spec(item: str, text: str) -> Spec:
+def _spec(item: str, text: str, option: str) -> Spec:
     if not item:
-        raise InputError(f"--mixers names nothing between two commas or at an end: {text!r}")
+        raise InputError(f"{option} names nothing between two commas or at an end: {text!r}")
     if not item.startswith("{"):
         return item
     try:
@@ -113,7 +156,7 @@ def _spec(item: str, text: str) -> Spec:
     except yaml.YAMLError:
         found = None
     if not isinstance(found, dict):
-        raise InputError(f"--mixers cannot read {item!r}; write options as in {{name: gaussian, std: 0.5}}")
+        raise InputError(f"{option} cannot read {item!r}; write options as in {EXAMPLES[option]}")
     return found
 
 
@@ -160,16 +203,18 @@ def bench(settings: Settings, command: str, folder: Path, log: Log = print) -> B
         raise InputError(f"nothing fits into {limit}; write a larger --memory-limit or smaller --lengths")
     benchmark = Benchmark(
         name=folder.name or "bench",
-        title="What each mixer costs against length",
-        description=f"One mixer alone in the role {settings.role}, of width {settings.hidden_size} with "
+        title=f"What each {settings.kind} costs against length",
+        description=f"{subject(settings)} in the role {settings.role}, of width {settings.hidden_size} with "
         f"{settings.heads} heads, on a batch of {settings.batch}.",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
-        baseline=BASELINE,
+        baseline=settings.baseline,
         variants=list(results.values()),
         environment=environment.describe("fp32"),
         notes=notes,
         settings={
+            "compared": f"{settings.kind}s",
+            **settings.layer,
             "role": settings.role,
             "hidden_size": settings.hidden_size,
             "heads": settings.heads,
@@ -186,6 +231,17 @@ def bench(settings: Settings, command: str, folder: Path, log: Log = print) -> B
     return benchmark
 
 
+def subject(settings: Settings) -> str:
+    """What a benchmark is about, as the beginning of a sentence."""
+    if not settings.blocks:
+        return "One mixer alone"
+    width, norm = settings.layer["intermediate_size"], settings.layer["norm"]
+    return (
+        f"One layer from the middle of a stack, with the mixer {label_of(settings.mixers[0])}, a feed-forward network "
+        f"of width {width} and norm: {norm},"
+    )
+
+
 def claim(folder: Path) -> None:
     """Make the folder, or take that of an earlier benchmark; what belongs to something else is refused."""
     if folder.exists() and not folder.is_dir():
@@ -199,9 +255,56 @@ def claim(folder: Path) -> None:
 # What is measured
 
 
+class Layer(nn.Module):
+    """A block that is called as a mixer is, from the middle of a stack: the first and the last one have more parts."""
+
+    def __init__(self, block: Block, slot: Slot) -> None:
+        super().__init__()
+        self.block, self.slot = block, slot
+
+    @classmethod
+    def of(cls, spec: Spec, settings: Settings, length: int) -> Layer:
+        """The one that a model would have, built for `length` positions."""
+        given: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
+        config = BareConfig.from_recipe(
+            **settings.layer | {"norm": given.pop("norm", settings.layer["norm"])},
+            block=given,
+            hidden_size=settings.hidden_size,
+            num_attention_heads=settings.heads,
+            num_hidden_layers=DEPTH,
+            max_position_embeddings=length,
+            position_embedding="none",
+            dropout=0.0,
+        )
+        block, options = registry.blocks.parse(given, "--blocks")
+        slot = config.slot(settings.role, MIDDLE)
+        return cls(block(config.place(settings.role, MIDDLE), build(settings.mixers[0], slot), None, options), slot)
+
+    def forward(
+        self, x: Tensor, mask: Mask, context: Tensor | None = None, state: MixerState | None = None
+    ) -> tuple[Tensor, None]:
+        """x [B, T, D] -> hidden states [B, T, D]; there is no context."""
+        remembered = None
+        if state is not None:
+            remembered = LayerState()
+            remembered.mixers["self"] = state
+        stream = self.block(self.block.open(x), Signals(mask, state=remembered))
+        return self.block.hidden(stream), None
+
+
+def make(spec: Spec, settings: Settings, length: int) -> TokenMixer | Layer:
+    """What is timed, built for `length` positions."""
+    if settings.blocks:
+        return Layer.of(spec, settings, length)
+    mixer = build(spec, settings.slot(length))
+    if mixer is None:
+        raise InputError(f"mixer {label_of(spec)!r} leaves its sub-layer out, so that there is nothing to time")
+    return mixer
+
+
 @dataclass(frozen=True)
 class Entry:
-    """A mixer that was asked for.
+    """A mixer, or a block, that was asked for.
 
     Attributes:
         label: what the user wrote, options included.
@@ -219,18 +322,16 @@ class Entry:
     @classmethod
     def of(cls, label: str, spec: Spec, settings: Settings) -> Entry:
         """Built at every length, without memory, so that whatever is wrong is an `InputError` here."""
-        found: dict[int, TokenMixer] = {}
+        found: dict[int, TokenMixer | Layer] = {}
         for length in settings.lengths:
             with torch.device("meta"):
-                mixer = build(spec, settings.slot(length))
-            if mixer is None:
-                raise InputError(f"mixer {label!r} leaves its sub-layer out, so that there is nothing to time")
-            found[length] = mixer
-        kind = type(found[settings.lengths[0]])
+                found[length] = make(spec, settings, length)
+        first = found[settings.lengths[0]]
+        kind = type(first.block if isinstance(first, Layer) else first)
         return cls(
             label,
             spec,
-            kind.floor,
+            getattr(kind, "floor", False),
             (kind.__doc__ or "").strip().partition("\n")[0],
             {length: cost.num_parameters(mixer) for length, mixer in found.items()},
             {length: num_bytes(mixer) for length, mixer in found.items()},
@@ -238,44 +339,49 @@ class Entry:
 
 
 def choose(settings: Settings) -> tuple[list[Entry], list[str]]:
-    """The mixers to measure, the dot product first, and a sentence for each change to what was asked for.
+    """What to measure, the baseline first, and a sentence for each change to what was asked for.
 
     Of `all`, those are left out that cannot be measured in the role; what was named must be possible.
     """
-    asked = [label_of(spec) for spec in settings.mixers]
+    given, baseline = settings.blocks or settings.mixers, settings.baseline
+    asked = [label_of(spec) for spec in given]
     if repeated := [label for label in asked if asked.count(label) > 1]:
-        raise InputError(f"--mixers names {repeated[0]!r} twice")
-    specs: dict[str, Spec] = {BASELINE: BASELINE}
-    specs |= {label: spec for label, spec in zip(asked, settings.mixers, strict=True) if label != ALL}
+        raise InputError(f"--{settings.kind}s names {repeated[0]!r} twice")
+    specs: dict[str, Spec] = {baseline: baseline}
+    specs |= {label: spec for label, spec in zip(asked, given, strict=True) if label not in (ALL, baseline)}
     notes = []
     if ALL in asked:
-        specs |= {name: name for name in registry.mixers.names() if name not in specs}
-    elif BASELINE not in asked:
-        notes.append(f"{BASELINE} was added: the others are held against it.")
+        specs |= {name: name for name in settings.registered.names() if name not in specs}
+    elif baseline not in asked:
+        notes.append(f"{baseline} was added: the others are held against it.")
+    if settings.norm == "none":
+        specs[baseline] = {"name": baseline, "norm": "layer"}
+        notes.append(f"{baseline} keeps its norms (norm: layer), which it cannot do without.")
     entries = []
     for label, spec in specs.items():
         try:
             entries.append(Entry.of(label, spec, settings))
         except InputError as error:
-            if label in (*asked, BASELINE):
+            if label in (*asked, baseline):
                 raise
-            needed = required_options(label)
+            needed = required_options(label, settings.registered)
             reason = f"it needs the option {needed[0]!r}; name it in braces, with that" if needed else str(error)
             notes.append(f"{label} was left out: {reason}.")
     return entries, notes
 
 
 def label_of(spec: Spec) -> str:
-    """`gaussian`, or `gaussian std=0.5`."""
+    """`gaussian`, `gaussian std=0.5` or `post_ln deep_norm=true`."""
     if isinstance(spec, str):
         return spec
-    options = [f"{key}={value}".replace(" ", "") for key, value in spec.items() if key != "name"]
+    written = {key: str(value).lower() if isinstance(value, bool) else value for key, value in spec.items()}
+    options = [f"{key}={value}".replace(" ", "") for key, value in written.items() if key != "name"]
     return " ".join([str(spec.get("name")), *options])
 
 
-def required_options(name: str) -> list[str]:
-    """The options of a registered mixer that have no default."""
-    fields = dataclasses.fields(registry.mixers.get(name).Options)
+def required_options(name: str, registered: registry.Registry = registry.mixers) -> list[str]:
+    """The options of a registered mixer, or block, that have no default."""
+    fields = dataclasses.fields(registered.get(name).Options)
     return [
         each.name
         for each in fields
@@ -303,9 +409,9 @@ class Inputs:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A mixer built for the length of its inputs."""
+    """A mixer, or a layer in its place, built for the length of its inputs."""
 
-    mixer: TokenMixer
+    mixer: TokenMixer | Layer
     inputs: Inputs
 
     @classmethod
@@ -313,8 +419,7 @@ class Case:
         """Initialised as a model does it, the same each time, and in evaluation mode."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            mixer = build(spec, settings.slot(inputs.x.shape[1]))
-            assert mixer is not None
+            mixer = make(spec, settings, inputs.x.shape[1])
             mixer.apply(partial(initialise, std=settings.hidden_size**-0.5))
         return cls(mixer.to(inputs.x.device).eval(), inputs)
 
@@ -362,7 +467,7 @@ class Case:
 
 
 def initialise(module: nn.Module, std: float) -> None:
-    """What a model does with its linear maps and its mixers."""
+    """What a model does with its linear maps, its mixers and its blocks."""
     if isinstance(module, nn.Linear):
         init_linear(module)
     elif isinstance(module, SelfInitialised):

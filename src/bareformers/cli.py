@@ -145,7 +145,8 @@ def translate(
 
     model, tokenizer = running.load_model(folder)
     if not model.config.is_encoder_decoder:
-        raise InputError(f"{folder} holds a language model, which does not translate; use `bareformers generate`")
+        what = ("a language model", "generate") if model.can_generate() else ("a model that reads only", "evaluate")
+        raise InputError(f"{folder} holds {what[0]}, which does not translate; use `bareformers {what[1]}`")
     settings = running.settings_of(folder)
     for line in running.translate(
         model, tokenizer, read_lines(), beams or settings["beams"], settings["length_penalty"]
@@ -175,15 +176,60 @@ def generate(
 
 @app.command()
 @plain_errors()
+def inspect(
+    target: Annotated[str, typer.Argument(help="A run folder, or a Hugging Face model: its folder or its name.")],
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            help="What a Hugging Face model is to read; for an encoder-decoder, source, tab and target a line."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for inspect.html; by default that of the run, or runs/inspect/<model>.")
+    ] = None,
+) -> None:
+    """Show the signal layer by layer and who reads whom, of a run also at its initialisation."""
+    quiet()
+    from rich.console import Console
+
+    from bareformers import inspection as inspecting
+    from bareformers.report.inspection import tables, write
+
+    found = inspecting.inspect(target, text)
+    console = Console()
+    for table in tables(found):
+        console.print(table)
+    for note in found.notes:
+        print(note, file=sys.stderr)
+    print(f"\nReport: {write(found, output or inspecting.default_folder(target))}")
+
+
+@app.command()
+@plain_errors()
 def bench(
     mixers: Annotated[
-        str, typer.Option(help="What a recipe may name, as in gaussian,{name: gaussian, std: 2},random+dot_product.")
-    ] = "all",
+        str | None,
+        typer.Option(
+            help="What a recipe may name, as in gaussian,{name: gaussian, std: 2},random+dot_product; by default all."
+        ),
+    ] = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure whole layers: all, or as in sas,{name: sas_p, norm: none}. "
+            "--mixers then names the one mixer that each holds, by default dot_product."
+        ),
+    ] = None,
+    norm: Annotated[str | None, typer.Option(help="Of blocks: layer, rms or none; by default layer.")] = None,
+    intermediate_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of blocks: width of the feed-forward network; by default four times --hidden-size."),
+    ] = None,
     lengths: Annotated[str, typer.Option(help="In tokens.")] = "64,128,256,512,1024,2048,4096,8192",
     role: Annotated[
         str, typer.Option(help="decoder, encoder or cross (with a context of the same length).")
     ] = "decoder",
-    hidden_size: Annotated[int, typer.Option(min=1, help="Width of the mixer.")] = 512,
+    hidden_size: Annotated[int, typer.Option(min=1, help="Width of mixers and layers.")] = 512,
     heads: Annotated[int, typer.Option(min=1)] = 8,
     batch: Annotated[int, typer.Option(min=1, help="Sequences at once.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Timings of each call, in turns; the median counts.")] = 5,
@@ -194,11 +240,12 @@ def bench(
         float | None, typer.Option(min=0.0, help="GB; what may take more is left out. By default half of what is free.")
     ] = None,
     plugin: Annotated[
-        list[str] | None, typer.Option(help="A module to import that registers mixers of your own; may be repeated.")
+        list[str] | None,
+        typer.Option(help="A module to import that registers mixers or blocks of your own; may be repeated."),
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder; an earlier benchmark there is replaced.")] = Path("runs/bench"),
 ) -> None:
-    """Measure what mixers cost against length: time, memory and decoding state, beside the dot product."""
+    """Measure what mixers, or blocks, cost against length: time, memory and decoding state, beside the usual one."""
     quiet()
     from bareformers.training.allocator import keep_freed_memory
 
@@ -212,8 +259,13 @@ def bench(
         from bareformers import run as running
 
         running.import_plugins(plugin)
+    if mixers is None:
+        mixers = benching.ALL if blocks is None else benching.BASELINES["mixer"]
     given = {
         "mixers": mixers,
+        "blocks": blocks,
+        "norm": norm,
+        "intermediate-size": intermediate_size,
         "lengths": lengths,
         "role": role,
         "hidden-size": hidden_size,
@@ -230,7 +282,7 @@ def bench(
         ["bareformers", "bench", *(word for name, value in options for word in (f"--{name}", str(value)))]
     )
     settings = benching.Settings(
-        benching.mixer_list(mixers),
+        benching.spec_list(mixers, "--mixers"),
         benching.length_list(lengths),
         role=role,
         hidden_size=hidden_size,
@@ -239,6 +291,9 @@ def bench(
         rounds=rounds,
         seconds=seconds,
         memory_limit=None if memory_limit is None else int(memory_limit * 1e9),
+        blocks=() if blocks is None else benching.spec_list(blocks, "--blocks"),
+        norm=norm,
+        intermediate_size=intermediate_size,
     )
     found = benching.bench(settings, command, output, log=lambda sentence: print(sentence, file=sys.stderr, flush=True))
     console = Console()

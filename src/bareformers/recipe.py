@@ -7,7 +7,8 @@ classes are known (`registry.options`, `BareConfig.from_recipe`). All other keys
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from string import Formatter
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from omegaconf import OmegaConf
@@ -20,6 +21,7 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -55,10 +57,13 @@ class Section(BaseModel):
 class Task(Section):
     """What is learned from the corpus."""
 
-    name: Literal["recall", "language_modelling", "translation"] = "language_modelling"
+    name: Literal["recall", "classification", "masked_language_modelling", "language_modelling", "translation"] = (
+        "language_modelling"
+    )
     vocab_size: Count = 8000  # of the BPE tokenizer, trained on the training side only; recall has its data's words
     max_length: Annotated[int, Field(ge=2)] = 128  # tokens of a packed block, or of the longest sentence or sequence
-    too_long: Literal["drop", "cut", "error"] = "drop"  # translation: pairs beyond max_length, counted
+    too_long: Literal["drop", "cut", "error"] = "drop"  # pairs and labelled texts beyond max_length, counted
+    mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15  # masked_language_modelling: of the tokens of a block
 
 
 class Budget(Section):
@@ -118,8 +123,32 @@ class Evaluation(Section):
     batch_tokens: Count = 2048
     max_sentences: Count | None = None  # of the test side that are translated; all by default
     samples: Annotated[int, Field(ge=0)] = 6
-    sample_tokens: Count = 48  # continuation of a language model
+    sample_tokens: Count = 48  # continuation of a language model; what is shown of a block with masks
     speed_rounds: Annotated[int, Field(ge=0)] = 5  # interleaved timings of training and decoding; 0: none
+
+
+class Start(Section):
+    """The run that a run starts from: with its sizes, its tokenizer and, unless said otherwise, its weights."""
+
+    run: Annotated[str, Field(min_length=1)]  # its folder; {variant} and {seed} are those of the run that starts
+    weights: bool = True  # of its stack; false for a fresh start with the same sizes and tokenizer
+
+    @field_validator("run")
+    @classmethod
+    def _places(cls, run: str) -> str:
+        for _, place, _, _ in Formatter().parse(run):
+            if place is not None and place not in ("variant", "seed"):
+                raise ValueError(f"{{{place}}} stands for nothing; {{variant}} and {{seed}} are filled in")
+        return run
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.run).expanduser()
+
+
+def _start(value: Any) -> Any:
+    """A folder alone -> a mapping."""
+    return {"run": value} if isinstance(value, str) else value
 
 
 class Recipe(Section):
@@ -130,11 +159,12 @@ class Recipe(Section):
     data: dict[str, Any]  # {name: <source>, <its options>}
     task: Task = Task()
     model: dict[str, Any] = {}  # fields of BareConfig, for all variants
-    variants: dict[str, dict[str, Any]]  # what each changes: fields of BareConfig, training: {...}, and seeds
+    variants: dict[str, dict[str, Any]]  # what each changes: fields of BareConfig, training: {...}, seeds, start_from
     baseline: str = ""  # the first variant by default
     training: Training
     evaluation: Evaluation = Evaluation()
     seeds: Seeds = [0]
+    start_from: Annotated[Start | None, BeforeValidator(_start)] = None  # a run folder, for all variants
     output: str = ""  # folder; runs/<name> by default
     plugins: list[str] = []  # modules to import that register mixers, blocks or sources
 
@@ -181,10 +211,18 @@ class Recipe(Section):
             said = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise InputError(f"variants.{variant}.seeds: {said}, as in seeds: [0, 1, 2], not {given!r}") from None
 
+    def start_for(self, variant: str, seed: int) -> Start | None:
+        """Where `variant` with `seed` starts from: its own `start_from`, or that of the recipe, places filled in."""
+        given = self.variants[variant].get("start_from", self.start_from)
+        if given is None:
+            return None
+        start: Start = validated(Start, _start(given), f"variants.{variant}.start_from")
+        return Start(run=start.run.format(variant=variant, seed=seed), weights=start.weights)
+
     def model_for(self, variant: str) -> dict[str, Any]:
         """Fields of the config of `variant`."""
-        changes = {key: value for key, value in self.variants[variant].items() if key not in ("training", "seeds")}
-        return {**self.model, **changes}
+        others = ("training", "seeds", "start_from")
+        return {**self.model, **{key: value for key, value in self.variants[variant].items() if key not in others}}
 
     def dump(self) -> str:
         """The resolved recipe as YAML."""
@@ -213,7 +251,7 @@ def load(path: Path, overrides: list[str] | None = None) -> Recipe:
     recipe = validated(Recipe, plain, str(path))
     for variant in recipe.variants:
         recipe.training_for(variant)
-        recipe.seeds_for(variant)
+        recipe.start_for(variant, seed=recipe.seeds_for(variant)[0])
     return recipe
 
 
@@ -268,6 +306,7 @@ def _sentence(cls: type[BaseModel], error: ValidationError) -> str:
 def _fields_at(cls: type[BaseModel], path: list[str]) -> list[str]:
     for part in path:
         annotation = cls.model_fields[part].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            cls = annotation
+        for option in (annotation, *get_args(annotation)):
+            if isinstance(option, type) and issubclass(option, BaseModel):
+                cls = option
     return list(cls.model_fields)

@@ -12,7 +12,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,31 +20,44 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    set_seed,
+)
 
 from bareformers import registry
-from bareformers.data.batching import BatchPlan, evaluation_batches
-from bareformers.data.examples import IGNORED, Examples
+from bareformers.assessment import (
+    ASSESSMENTS,
+    MODELS,
+    draw,
+    evaluate,
+    held_out,
+    is_causal,
+    padded,
+    write_samples,
+)
+from bareformers.data.batching import BatchPlan
 from bareformers.data.tasks import TaskData, prepare
 from bareformers.errors import Diverged, InputError, Interrupted
 from bareformers.measure import cost, environment, quality, speed
-from bareformers.measure.maps import maps
-from bareformers.models import BareConfig, BareForCausalLM, BareForSeq2SeqLM
-from bareformers.recipe import Evaluation, Recipe, Task, Training, validated
+from bareformers.models import BareConfig, BareForSequenceClassification
+from bareformers.recipe import Evaluation, Recipe, Start, Task, Training, validated
 from bareformers.report import html
 from bareformers.report.result import Comparison, Measure, RunResult, aggregate, write_csv, write_whole
 from bareformers.training.ledger import Ledger, Spent, saved
 from bareformers.training.objectives import CrossEntropy
+from bareformers.training.signal_recorder import SignalRecorder, fixed_batch
 from bareformers.training.trainer import BareTrainer
+from bareformers.variants import common_tokenizer, configure, describe, is_floor
 
-MODELS = {
-    "language_modelling": BareForCausalLM,
-    "translation": BareForSeq2SeqLM,
-    "recall": BareForCausalLM,
-}
-BLANK = "_"  # stands for each answer in the samples of recall
 DECODED_TOKENS = 32  # a call, when decoding is timed
 TIMED_BATCHES = 3  # a call, when training is timed
 
@@ -61,6 +74,7 @@ class Run:
     config: BareConfig
     size: int  # parameters
     training: Training
+    start: Start | None
     recipe: dict[str, Any]
 
     @property
@@ -80,7 +94,12 @@ def run(recipe: Recipe, command: str, log: Log = print) -> Comparison:
         log: takes sentences about what is going on.
     """
     import_plugins(recipe.plugins)
-    data = load_data(recipe.data, recipe.task)
+    tokenizer = common_tokenizer(recipe)
+    data = load_data(recipe.data, recipe.task, tokenizer)
+    if tokenizer is not None:
+        size = f"{len(tokenizer):,} tokens"
+        said = f"The tokenizer, of {size}, is that of the runs that this starts from; vocab_size is not read."
+        data = replace(data, notes=(*data.notes, said))
     for note in data.notes:
         log(note)
     runs = expand(recipe, data)
@@ -126,21 +145,32 @@ def import_plugins(modules: Sequence[str]) -> None:
 def load_data(section: dict[str, Any], task: Task, tokenizer: Any = None) -> TaskData:
     """Read the corpus that the data section of a recipe names, and prepare its task."""
     _, source = registry.sources.parse(section, "data")
-    return prepare(source.load(), task.name, task.vocab_size, task.max_length, task.too_long, tokenizer=tokenizer)
+    return prepare(
+        source.load(),
+        task.name,
+        task.vocab_size,
+        task.max_length,
+        task.too_long,
+        tokenizer=tokenizer,
+        mask_share=task.mask_share,
+    )
 
 
 def expand(recipe: Recipe, data: TaskData) -> list[Run]:
     """All runs of a recipe; whatever is wrong with any variant is an `InputError` here, before anything is trained."""
     runs = []
     for variant in recipe.variants:
-        config = configure(recipe, variant, data)
-        try:
-            with torch.device("meta"):
-                size = cost.num_parameters(MODELS[data.task](config))
-        except InputError as error:
-            raise InputError(f"variant {variant!r}: {error}") from None
         training = recipe.training_for(variant)
+        sized: dict[Start | None, tuple[BareConfig, int]] = {}
         for seed in recipe.seeds_for(variant):
+            start = recipe.start_for(variant, seed)
+            if start not in sized:
+                config = configure(recipe, variant, data, start)
+                try:
+                    with torch.device("meta"):
+                        sized[start] = config, cost.num_parameters(MODELS[data.task](config))
+                except InputError as error:
+                    raise InputError(f"variant {variant!r}: {error}") from None
             resolved = {
                 "variant": variant,
                 "seed": seed,
@@ -150,50 +180,22 @@ def expand(recipe: Recipe, data: TaskData) -> list[Run]:
                 "model": recipe.model_for(variant),
                 "training": training.model_dump(mode="json"),
                 "evaluation": recipe.evaluation.model_dump(mode="json"),
+                "start_from": None if start is None else start.model_dump(mode="json"),
             }
             folder = recipe.folder / variant / f"seed{seed}"
-            runs.append(Run(variant, seed, folder, config, size, training, resolved))
+            runs.append(Run(variant, seed, folder, *sized[start], training, start, resolved))
     return runs
-
-
-def configure(recipe: Recipe, variant: str, data: TaskData) -> BareConfig:
-    """The config of a variant: what the data fixes, then the recipe's model section, then the variant's own keys."""
-    tokenizer = data.tokenizer
-    fixed = {
-        "vocab_size": len(tokenizer),
-        "is_encoder_decoder": recipe.task.name == "translation",
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "decoder_start_token_id": tokenizer.bos_token_id,
-        "length_ratio": data.length_ratio,
-    }
-    given = recipe.model_for(variant)
-    if taken := sorted(set(given) & set(fixed)):
-        instead = {"length_ratio": ", or write it as an option: cross_mixer: {name: gaussian, length_ratio: 1.1}"}
-        raise InputError(
-            f"variant {variant!r}: {taken[0]} follows from the data and the task; "
-            f"leave it out of the model{instead.get(taken[0], '')}"
-        )
-    unused = {"encoder_mixer", "cross_mixer", "num_encoder_layers"} & set(given)
-    if unused and not fixed["is_encoder_decoder"]:
-        raise InputError(f"variant {variant!r}: a language model has no encoder, so {min(unused)} would do nothing")
-    length = given.get("max_position_embeddings", recipe.task.max_length)
-    if isinstance(length, int) and length < recipe.task.max_length:
-        raise InputError(f"variant {variant!r}: max_position_embeddings {length} is less than task.max_length")
-    try:
-        return BareConfig.from_recipe(**{"max_position_embeddings": recipe.task.max_length, **given, **fixed})
-    except InputError as error:
-        raise InputError(f"variant {variant!r}: {error}") from None
 
 
 def claim(recipe: Recipe, runs: Sequence[Run]) -> None:
     """Make the folders, or go on in those that are there; what belongs to another recipe is refused."""
-    shared = {"data": recipe.data, "task": recipe.task.model_dump(mode="json"), "model": recipe.model}
+    dumped = recipe.model_dump(mode="json")
+    shared = {"data": recipe.data, "task": dumped["task"], "model": recipe.model, "start_from": dumped["start_from"]}
     refuse_other(recipe.folder, shared, f"write output=<another folder>, another name, or remove {recipe.folder}")
     for each in runs:
         advice = f"write output=<another folder>, or remove {each.folder} to train it again"
-        refuse_other(each.folder, {key: each.recipe[key] for key in ("data", "task", "model", "training")}, advice)
+        sections = ("data", "task", "model", "training", "start_from")
+        refuse_other(each.folder, {key: each.recipe[key] for key in sections}, advice)
     unfinished = [each for each in runs if not each.result_file.exists()]
     # A model in float32 for each run; while one trains, checkpoints with two moments beside each weight.
     kept = [4 * each.size for each in unfinished]
@@ -228,7 +230,7 @@ def refuse_other(folder: Path, expected: dict[str, Any], advice: str) -> None:
         return
     found = read_yaml(there)
     for section, wanted in expected.items():
-        if key := first_difference(found.get(section), wanted, section):
+        if key := first_difference(with_defaults(section, found.get(section)), wanted, section):
             raise InputError(f"{folder} belongs to another recipe: {key} differs; {advice}")
 
 
@@ -241,6 +243,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{path} is damaged: it holds no recipe")
     return found
+
+
+def with_defaults(section: str, found: Any) -> Any:
+    """A section as a folder holds it; keys that are newer than the folder have their defaults."""
+    known: dict[str, type[BaseModel]] = {"task": Task, "training": Training}
+    cls = known.get(section)
+    if cls is None or not isinstance(found, dict):
+        return found
+    return {**{name: field.default for name, field in cls.model_fields.items() if not field.is_required()}, **found}
 
 
 def first_difference(one: Any, other: Any, path: str) -> str | None:
@@ -302,9 +313,12 @@ def train(each: Run, data: TaskData, note: Log) -> Spent:
         return saved(each.folder / "model")
     set_seed(each.seed)
     model = MODELS[data.task](each.config)
+    if each.start is not None and each.start.weights:
+        take_weights(model, each.start.folder)
     described = environment.describe(each.training.precision)
     write_whole(each.folder / "environment.json", json.dumps(described, indent=1) + "\n")
-    note(f"{describe(each.config)}; {each.size:,} parameters")
+    origin = f"; weights of {each.start.run}" if each.start is not None and each.start.weights else ""
+    note(f"{describe(each.config)}; {each.size:,} parameters{origin}")
 
     def validate(model: Any) -> float:
         batches = padded(data, data.validation, each.recipe["evaluation"]["batch_tokens"])
@@ -321,9 +335,11 @@ def train(each: Run, data: TaskData, note: Log) -> Spent:
         each.seed,
         label=each.label,
     )
+    trainer.add_callback(SignalRecorder(trainer, fixed_batch(data.validation, data.collate), each.folder))
     trainer.fit()
     spent = trainer.ledger.spent
-    note(f"trained on {spent.tokens:,} tokens in {spent.steps:,} steps and {spent.seconds:,.0f} seconds")
+    counted = f"{spent.tokens:,} {ASSESSMENTS[data.task].counted}"
+    note(f"trained on {counted} in {spent.steps:,} steps and {spent.seconds:,.0f} seconds")
     model.save_pretrained(each.folder / "model")
     data.tokenizer.save_pretrained(each.folder / "model")
     trainer.ledger.save(each.folder / "model")
@@ -331,178 +347,21 @@ def train(each: Run, data: TaskData, note: Log) -> Spent:
     return spent
 
 
-def is_causal(data: TaskData) -> bool:
-    """Whether the model predicts the next token of its input, and so shifts its labels itself."""
-    return MODELS[data.task] is BareForCausalLM
+def take_weights(model: Any, folder: Path) -> None:
+    """Give `model` the weights of a finished run: those of its stack, and of its head where both have the same.
 
-
-def padded(data: TaskData, examples: Examples, batch_tokens: int) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-    """Every example once, in batches of similar length: its indices, and the tensors."""
-    for indices in evaluation_batches(examples.lengths, batch_tokens):
-        yield indices, data.collate([examples[index] for index in indices])
-
-
-def held_out(data: TaskData) -> Examples:
-    """The test side, or the validation side where there is no test."""
-    return data.test if len(data.test) else data.validation
-
-
-@dataclass(frozen=True)
-class Output:
-    """A test example as people read it."""
-
-    source: str
-    reference: str
-    output: str
-
-
-Evaluated = tuple[dict[str, Measure], str | None, list[Output], list[str]]
-
-
-def evaluate(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
-    """Quality on the test side: scores, sacreBLEU's signature, outputs beside references, and remarks.
-
-    Args:
-        settings: the evaluation section of a recipe.
+    A classifier's head stays fresh, since classes of one name need not mean the same.
     """
-    return ASSESSMENTS[data.task].evaluate(model, data, settings)
-
-
-def evaluate_language(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
-    """Likelihood, and continuations to read."""
-    found = held_out_likelihood(model, data, settings)
-    assert found.bits_per_byte is not None
-    scores = {"bits_per_byte": Measure(value=found.bits_per_byte, unit="bits/byte", better="lower")}
-    return {**scores, **likelihood_scores(found)}, None, continuations(model, data, settings), []
-
-
-def evaluate_translation(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
-    """Beam search scored against the references, and likelihood."""
-    found = held_out_likelihood(model, data, settings)
-    outputs, num_unfinished = translations(model, data, settings)
-    translated = quality.translation_scores([each.output for each in outputs], [each.reference for each in outputs])
-    scores = {
-        "bleu": Measure(value=translated.bleu, unit="BLEU", better="higher"),
-        "chrf": Measure(value=translated.chrf, unit="chrF", better="higher"),
-        **likelihood_scores(found),
-    }
-    remarks = [f"{num_unfinished} of {len(outputs)} translations ran to the maximum length"] if num_unfinished else []
-    return scores, translated.signature, outputs[: settings["samples"]], remarks
-
-
-def evaluate_recall(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
-    """How many answers are right, and of how many sequences all; the latter where a sequence has several."""
-    examples = held_out(data)
-    found = quality.recalled(model, padded(data, examples, settings["batch_tokens"]))
-    scores = {"accuracy": Measure(value=found.accuracy, unit="%", better="higher")}
-    if found.likelihood.num_tokens > len(examples):
-        scores["exact"] = Measure(value=found.exact, unit="%", better="higher")
-    scores["loss"] = Measure(value=found.likelihood.loss, unit="nats/token", better="lower")
-    outputs = []
-    for index in range(min(settings["samples"], len(examples))):
-        example = examples[index]
-        tokens, asked = words(data, example["input_ids"]), (example["labels"] != IGNORED).tolist()
-        # Without the </s> that every sequence begins with.
-        prompt = [BLANK if hidden else token for token, hidden in zip(tokens[1:], asked[1:], strict=True)]
-        true = [token for token, hidden in zip(tokens, asked, strict=True) if hidden]
-        outputs.append(Output(" ".join(prompt), " ".join(true), " ".join(words(data, found.answers[index]))))
-    return scores, None, outputs, []
-
-
-def held_out_likelihood(model: Any, data: TaskData, settings: dict[str, Any]) -> quality.Likelihood:
-    """Likelihood of the test side."""
-    examples = held_out(data)
-    batches = (batch for _, batch in padded(data, examples, settings["batch_tokens"]))
-    return quality.likelihood(model, batches, examples.num_bytes, is_causal(data))
-
-
-def likelihood_scores(found: quality.Likelihood) -> dict[str, Measure]:
-    """Loss and perplexity."""
-    return {
-        "loss": Measure(value=found.loss, unit="nats/token", better="lower"),
-        "perplexity": Measure(value=found.perplexity, better="lower"),
-    }
-
-
-def translations(model: Any, data: TaskData, settings: dict[str, Any]) -> tuple[list[Output], int]:
-    """Beam search over the test side, and how many outputs ran to the maximum length without ending."""
-    examples = held_out(data)
-    count = min(settings["max_sentences"] or len(examples), len(examples))
-    rows = (
-        (indices, data.collate([examples[index] for index in indices]))
-        for indices in evaluation_batches(examples.lengths[:count], settings["batch_tokens"])
-    )
-    decoded = quality.decode(
-        model,
-        data.tokenizer,
-        rows,
-        max_new_tokens=model.config.max_position_embeddings - 1,
-        beams=settings["beams"],
-        length_penalty=settings["length_penalty"],
-    )
-    outputs = [Output(*examples.texts[index], text.strip()) for index, text in enumerate(decoded.texts)]
-    return outputs, decoded.num_unfinished
-
-
-def continuations(model: Any, data: TaskData, settings: dict[str, Any]) -> list[Output]:
-    """Greedy continuations of the first half of a few test chunks, beside what really follows."""
-    examples = held_out(data)
-    half = min(model.config.max_position_embeddings, int(examples.lengths.max())) // 2
-    length = min(settings["sample_tokens"], half)
-    whole = np.flatnonzero(examples.lengths >= half + length)
-    found = []
-    for index in whole[np.linspace(0, len(whole) - 1, min(settings["samples"], len(whole))).astype(int)].tolist():
-        ids = [int(token) for token in examples[index]["input_ids"][: half + length]]
-        prompt = torch.tensor([ids[:half]])
-        decoded = quality.decode(model, data.tokenizer, [([0], {"input_ids": prompt})], max_new_tokens=length)
-        prompt_text, reference = (
-            str(data.tokenizer.decode(part, skip_special_tokens=True)) for part in (ids[:half], ids[half:])
-        )
-        found.append(Output(prompt_text, reference, decoded.texts[0]))
-    return found
-
-
-@dataclass(frozen=True)
-class Assessment:
-    """How the models of a task are judged and shown.
-
-    Attributes:
-        headline: the quality that ranks the variants, of those that `evaluate` gives.
-        evaluate: as the function of that name, for this task.
-        samples: what `samples.json` calls the outputs; the report shows them accordingly.
-        map_tokens: how much of an example is drawn as a map.
-    """
-
-    headline: str
-    evaluate: Callable[[Any, TaskData, dict[str, Any]], Evaluated]
-    samples: str
-    map_tokens: int
-
-
-ASSESSMENTS = {
-    "language_modelling": Assessment("bits_per_byte", evaluate_language, "generation", 24),
-    "translation": Assessment("bleu", evaluate_translation, "translation", 24),
-    "recall": Assessment("accuracy", evaluate_recall, "recall", 64),  # queries stand at the end of a sequence
-}
-
-
-def write_samples(folder: Path, outputs: list[Output], data: TaskData) -> None:
-    """`samples.txt` for people, `samples.json` for the report."""
-    lines = [f"source     {o.source}\nreference  {o.reference}\noutput     {o.output}\n" for o in outputs]
-    write_whole(folder / "samples.txt", "\n".join(lines))
-    kind = ASSESSMENTS[data.task].samples
-    samples = [{"source": o.source, "reference": o.reference, "output": o.output} for o in outputs]
-    write_whole(folder / "samples.json", json.dumps({"kind": kind, "samples": samples}, ensure_ascii=False) + "\n")
+    source, _ = load_model(folder)
+    if type(model) is type(source) and not isinstance(model, BareForSequenceClassification):
+        model.load_state_dict(source.state_dict())
+    else:
+        model.stack.load_state_dict(source.stack.state_dict())
 
 
 def measure_cost(model: Any, each: Run, data: TaskData) -> dict[str, Measure]:
-    """Parameters, decoding state and peak memory of a training step, measured."""
+    """Parameters, decoding state (of models that decode) and peak memory of a training step, measured."""
     device = model.device
-    length = min(each.recipe["task"]["max_length"], model.config.max_position_embeddings)
-    tokens = torch.ones(1, length, dtype=torch.long, device=device)
-    inputs = {"input_ids": tokens}
-    if model.config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = tokens
     batch = timed_batches(each.training, data)[0]
 
     def step() -> None:
@@ -512,14 +371,17 @@ def measure_cost(model: Any, each: Run, data: TaskData) -> dict[str, Measure]:
     peak = cost.peak_bytes(step, device)
     model.zero_grad()
     parameters = cost.num_parameters(model)
-    return {
+    bare = parameters - cost.num_embedding_parameters(model)
+    found = {
         "parameters": Measure(value=parameters, better="lower"),
-        "parameters_without_embeddings": Measure(
-            value=parameters - cost.num_embedding_parameters(model), better="lower"
-        ),
-        "state_bytes": Measure(value=cost.state_bytes(model, inputs), unit="bytes", better="lower"),
-        "peak_memory": Measure(value=peak, unit="bytes", better="lower"),
+        "parameters_without_embeddings": Measure(value=bare, better="lower"),
     }
+    if model.can_generate():
+        length = min(each.recipe["task"]["max_length"], model.config.max_position_embeddings)
+        names = ("input_ids", "decoder_input_ids") if model.config.is_encoder_decoder else ("input_ids",)
+        inputs = {name: torch.ones(1, length, dtype=torch.long, device=device) for name in names}
+        found["state_bytes"] = Measure(value=cost.state_bytes(model, inputs), unit="bytes", better="lower")
+    return {**found, "peak_memory": Measure(value=peak, unit="bytes", better="lower")}
 
 
 def timed_batches(training: Training, data: TaskData) -> list[dict[str, Tensor]]:
@@ -537,10 +399,12 @@ def training_step(model: Any, batch: dict[str, Tensor], training: Training, devi
 
 
 def time_variants(runs: Sequence[Run], data: TaskData, rounds: int, log: Log) -> None:
-    """Training and decoding speed of all variants in turns, into the results of their first seed."""
+    """Speed of training, and of decoding where models do, of all variants in turns, into the results of first seeds."""
     results = {each: RunResult.load(each.result_file) for each in {run.variant: run for run in reversed(runs)}.values()}
     results = {each: result for each, result in results.items() if result.status == "finished"}
-    if all("decode_tokens_per_second" in result.speed for result in results.values()):
+    task = ASSESSMENTS[data.task]
+    measures = ["train_tokens_per_second", *(["decode_tokens_per_second"] if "decoder" in task.roles else [])]
+    if all(measures[-1] in result.speed for result in results.values()):
         return
     log(f"timing {len(results)} variants in turns")
     device = environment.default_device()
@@ -565,62 +429,14 @@ def time_variants(runs: Sequence[Run], data: TaskData, rounds: int, log: Log) ->
         inputs = prompt[None].to(device)
         models[each].eval().generate(inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False)
 
-    for key, count, call in (
-        ("train_tokens_per_second", num_tokens, take_steps),
-        ("decode_tokens_per_second", new_tokens, decode),
-    ):
+    calls = ((num_tokens, task.counted, take_steps), (new_tokens, "tokens", decode))
+    for key, (count, counted, call) in zip(measures, calls, strict=False):
         timings = speed.interleaved({each.label: partial(call, each) for each in results}, rounds)
         for each, result in results.items():
             value = round(count / timings[each.label].seconds, 1)
-            result.speed[key] = Measure(value=value, unit="tokens/s", better="higher")
+            result.speed[key] = Measure(value=value, unit=f"{counted}/s", better="higher")
     for each, result in results.items():
         result.save(each.result_file)
-
-
-def draw(model: Any, data: TaskData) -> dict[str, np.ndarray]:
-    """The maps of a validation example of medium length, or of its first tokens."""
-    most = ASSESSMENTS[data.task].map_tokens
-    lengths = np.minimum(data.validation.lengths, most)
-    example = data.validation[int(np.abs(lengths - int(np.median(lengths))).argmin())]
-    ids, labels = example["input_ids"][:most], example["labels"][:most]
-    inputs = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None].to(model.device)}
-    if is_causal(data):
-        return maps(model, inputs, {"decoder": words(data, ids)})
-    inputs["labels"] = torch.from_numpy(labels.astype(np.int64))[None].to(model.device)
-    start = [data.tokenizer.bos_token_id, *labels[:-1].tolist()]
-    return maps(model, inputs, {"encoder": words(data, ids), "decoder": words(data, start)})
-
-
-def words(data: TaskData, ids: Iterable[int]) -> list[str]:
-    """Each token as it is written, line ends and spaces made visible."""
-    return [str(data.tokenizer.decode([int(token)])).replace("\n", "⏎").replace(" ", "·") for token in ids]
-
-
-def describe(config: BareConfig) -> str:
-    """Mixers and block in words: `gaussian (encoder, decoder), dot_product (cross) in pre_ln`."""
-    roles_of: dict[str, list[str]] = {}
-    for role in used_roles(config):
-        names = [config.mixer_spec(role, layer)["name"] for layer in range(config.num_layers(role))]
-        text = " / ".join(dict.fromkeys(names))
-        roles_of.setdefault(text, []).append(role)
-    block = config.block if isinstance(config.block, str) else config.block["name"]
-    if len(roles_of) == 1:
-        return f"{next(iter(roles_of))} in {block}"
-    return ", ".join(f"{names} ({', '.join(roles)})" for names, roles in roles_of.items()) + f" in {block}"
-
-
-def used_roles(config: BareConfig) -> tuple[str, ...]:
-    return registry.ROLES if config.is_encoder_decoder else ("decoder",)
-
-
-def is_floor(config: BareConfig) -> bool:
-    """Whether all self mixers are floors."""
-    return all(
-        registry.mixers.get(config.mixer_spec(role, layer)["name"]).floor
-        for role in used_roles(config)
-        if role != "cross"
-        for layer in range(config.num_layers(role))
-    )
 
 
 def load_model(folder: Path) -> tuple[Any, Any]:
@@ -635,11 +451,20 @@ def load_model(folder: Path) -> tuple[Any, Any]:
     if (folder / "recipe.yaml").exists():
         import_plugins(read_yaml(folder / "recipe.yaml").get("plugins") or [])
     try:
-        config = AutoConfig.from_pretrained(there)
-        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        return auto.from_pretrained(there).eval(), AutoTokenizer.from_pretrained(there)
+        model = auto_class(AutoConfig.from_pretrained(there)).from_pretrained(there)
+        return model.eval(), AutoTokenizer.from_pretrained(there)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"the model in {there} is damaged or incomplete: {' '.join(str(error).split())}") from error
+
+
+def auto_class(config: Any) -> Any:
+    """The class of `transformers` that loads the model whose config this is."""
+    name = (config.architectures or [""])[0]
+    if name.endswith("MaskedLM"):
+        return AutoModelForMaskedLM
+    if name.endswith("SequenceClassification"):
+        return AutoModelForSequenceClassification
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
@@ -688,6 +513,8 @@ def translate(model: Any, tokenizer: Any, sentences: Iterable[str], beams: int, 
 
 def generate(model: Any, tokenizer: Any, prompt: str, num_tokens: int, temperature: float, seed: int) -> str:
     """`prompt` and a continuation of at most `num_tokens` tokens; temperature 0 is greedy."""
+    if not model.can_generate():
+        raise InputError("this model fills in or classifies and continues no text; use `bareformers evaluate`")
     ids = [tokenizer.eos_token_id, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
     if "unk_token" in tokenizer.special_tokens_map and tokenizer.unk_token_id in ids:
         known = tokenizer.get_vocab()

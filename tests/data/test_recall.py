@@ -156,7 +156,7 @@ ANSWERED = [
 def batches():
     """Two, neither in the order of the examples; the second is ragged."""
     examples = recalls([ids for ids, _ in ANSWERED], [places for _, places in ANSWERED])
-    collate = Collate(pad=0, causal=True)
+    collate = Collate(pad=0, labels="below")
     return [(indices, collate([examples[index] for index in indices])) for indices in ([2, 0], [3, 1])]
 
 

@@ -144,22 +144,22 @@ def row(*ids, labels=None):
 
 
 def test_collate_pads_language_modelling_only_where_needed():
-    even = Collate(pad=0, causal=True)([row(5, 6), row(7, 8)])
+    even = Collate(pad=0, labels="below")([row(5, 6), row(7, 8)])
     assert set(even) == {"input_ids", "labels"} and even["input_ids"].dtype == torch.long
-    ragged = Collate(pad=0, causal=True)([row(5, 6, 7), row(8)])
+    ragged = Collate(pad=0, labels="below")([row(5, 6, 7), row(8)])
     assert ragged["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
     assert ragged["labels"].tolist() == [[5, 6, 7], [8, -100, -100]]
     assert ragged["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
-    left = Collate(pad=0, causal=True, padding_side="left")([row(5, 6), row(8)])
+    left = Collate(pad=0, labels="below", padding_side="left")([row(5, 6), row(8)])
     assert (left["input_ids"].tolist(), left["labels"].tolist()) == ([[5, 6], [0, 8]], [[5, 6], [-100, 8]])
 
 
 def test_collate_pads_translation():
-    batch = Collate(pad=0, causal=False, padding_side="left")([row(5, 2, labels=[9, 2]), row(2, labels=[2])])
+    batch = Collate(pad=0, labels="beside", padding_side="left")([row(5, 2, labels=[9, 2]), row(2, labels=[2])])
     assert batch["input_ids"].tolist() == [[5, 2], [0, 2]]
     assert batch["attention_mask"].tolist() == [[1, 1], [0, 1]]
     assert batch["labels"].tolist() == [[9, 2], [2, -100]]
-    assert "attention_mask" in Collate(pad=0, causal=False)([row(5, 2)])
+    assert "attention_mask" in Collate(pad=0, labels="beside")([row(5, 2)])
 
 
 def test_spans_join_nothing():

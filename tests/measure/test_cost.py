@@ -29,7 +29,7 @@ def test_the_state_of_dot_product_grows_with_length(rows, length):
 @pytest.mark.parametrize("length", [1, 5, 20])
 def test_the_state_of_average_does_not(length):
     net = build(BareForCausalLM, mixer="average")
-    assert state_bytes(net, {"input_ids": tokens(2, length)}) == LAYERS * (WIDTH + 1) * FLOAT
+    assert state_bytes(net, {"input_ids": tokens(2, length)}) == LAYERS * WIDTH * FLOAT
 
 
 def test_without_mixing_there_is_none():

@@ -186,6 +186,29 @@ def samples(name: str) -> dict[str, Any]:
     }
 
 
+def signal(name: str) -> list[dict[str, Any]]:
+    """Three layers of each stack at three times; cosines rise with depth, most where all is averaged."""
+    random = np.random.default_rng([*name.encode(), 1])
+    rows = []
+    for step in (0, 2442, 4884):
+        layers = []
+        for stack in ("encoder", "decoder"):
+            for layer in range(4):
+                share = layer / 3 * (0.9 if name == "average" else 0.4)
+                layers.append({
+                    "stack": stack,
+                    "layer": layer,
+                    "rms": (1 + layer) * (1 + step / 1000),
+                    "cosine": share + 0.01 * random.normal(),
+                    "effective_rank": 60 * (1 - share) + 1,
+                    "attention_entropy": None if layer == 0 or name == "delta" else 2.5 - step / 3000,
+                    "kurtosis": 1 + 0.1 * layer + step / 5000,
+                    "gradient_norm": 0.01 * 3.0 ** -layer,
+                })  # fmt: skip
+        rows.append({"step": step, "tokens": 4096 * step, "layers": layers})
+    return rows
+
+
 def leave(folder: Path, made: Comparison) -> Path:
     """Write everything a run leaves into `folder`."""
     made.save(folder / "result.json")
@@ -194,6 +217,8 @@ def leave(folder: Path, made: Comparison) -> Path:
             (folder / run).mkdir(parents=True, exist_ok=True)
             lines = [json.dumps(row) for row in metrics(variant.name, seed)]
             (folder / run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+            lines = [json.dumps(row) for row in signal(variant.name)]
+            (folder / run / "signal.jsonl").write_text("\n".join(lines) + "\n")
             (folder / run / "samples.json").write_text(json.dumps(samples(variant.name)))
             if variant.name != "delta":
                 np.savez_compressed(folder / run / "maps.npz", **maps(variant.name))

@@ -14,7 +14,7 @@ import pytest
 from test_result import compare
 
 from bareformers.errors import InputError
-from bareformers.report import figures, labels, maps
+from bareformers.report import figures, labels, maps, palette, signal
 from bareformers.report.html import build
 from bareformers.report.result import Comparison
 
@@ -55,8 +55,9 @@ def test_report_shows_everything_and_needs_nothing(folder):
     page, text = Page(folder / "report.html"), text_of(folder / "report.html")
     for expected in (
         "Who needs dot-product attention?", "is level with dot_product", "All numbers", "What it costs",
-        "Learning curves", "Where each variant looks", "Klicken Sie auf den Pfeil", "61,204 pairs", "torch",
-        "bareformers run recipes/who_needs_attention.yaml seeds=3", "num_attention_heads: 4", "nrefs:1",
+        "Learning curves", "Signal through the layers", "Where each variant looks", "Klicken Sie auf den Pfeil",
+        "61,204 pairs", "torch", "bareformers run recipes/who_needs_attention.yaml seeds=3", "num_attention_heads: 4",
+        "nrefs:1",
     ):  # fmt: skip
         assert expected in text
     assert 'class="missing">No ' not in text
@@ -137,6 +138,7 @@ def test_missing_files_leave_a_sentence_each(tmp_path):
     text = text_of(build(tmp_path))
     for sentence in ("No learning curves:", "No maps:", "No samples:"):
         assert sentence in text
+    assert "Signal through the layers" not in text
     Page(tmp_path / "report.html")
 
 
@@ -147,8 +149,10 @@ def test_damaged_files_are_named(tmp_path):
     (tmp_path / "gaussian/seed1/samples.json").write_text('{"samples": [{"source": 1}]}')
     with (tmp_path / "gaussian/seed3/metrics.jsonl").open("a") as file:
         file.write('{"step": 49')
+    (tmp_path / "gaussian/seed1/signal.jsonl").write_text('{"step": 0, "layers": [{"rms": 1.0}]}')
     text = text_of(build(tmp_path))
-    for name in ("seed1/maps.npz", "seed2/maps.npz", "seed1/samples.json", "seed3/metrics.jsonl"):
+    damaged = ("seed1/maps.npz", "seed2/maps.npz", "seed1/samples.json", "seed3/metrics.jsonl", "seed1/signal.jsonl")
+    for name in damaged:
         assert f"gaussian/{name} was left out: " in text
 
 
@@ -193,6 +197,77 @@ def test_words_are_compared_with_the_reference(folder):
     text = text_of(folder / "report.html")
     assert "<mark>Menü</mark>" in text
     assert '<span class="gap" title="left out: in einem Bezug oder einer Matrix">[…]</span>' in text
+
+
+@pytest.mark.parametrize(
+    "kind, source, reference, said",
+    [
+        ("filling", "what is read", "what was there", "is a hidden token"),
+        ("classification", "text", "class", "A wrong class is"),
+    ],
+)
+def test_samples_of_other_tasks(tmp_path, kind, source, reference, said):
+    made_up.leave(tmp_path, made_up.comparison(seeds=1))
+    for variant in made_up.VARIANTS:
+        output = "hill" if variant == "delta" else "sea"
+        samples = {"kind": kind, "samples": [{"source": "the _", "reference": "sea", "output": output}]}
+        (tmp_path / variant / "seed1" / "samples.json").write_text(json.dumps(samples))
+    text = text_of(build(tmp_path)).split("<h2>Samples</h2>")[1]
+    assert f"<dt>{source}</dt><dd>the _</dd>" in text and f'<dt>{reference}</dt><dd class="reference">sea</dd>' in text
+    assert said in text and text.count("<mark>hill</mark>") == 1 and "<mark>sea</mark>" not in text
+
+
+# Signal
+
+
+def depths(**layers):
+    """Models by name; of each the rows before and after."""
+    look = palette.Look("v1", "o")
+    return [signal.Depths(name, look, before, after) for name, (before, after) in layers.items()]
+
+
+def layer(number, stack="", **measures):
+    return {"stack": stack, "layer": number, **dict.fromkeys(signal.MEASURES), **measures}
+
+
+def test_signal_has_a_panel_for_each_measure_and_stack(folder):
+    text = text_of(folder / "report.html").split("<h2>Signal through the layers</h2>")[1].split("<h2>")[0]
+    for title in ("row norm", "mean cosine", "effective rank", "attention entropy", "kurtosis", "gradient norm"):
+        assert text.count(f"<b>{title}</b>") == 2, title
+    assert "<h3>encoder</h3>" in text and "<h3>decoder</h3>" in text
+    assert all(f"</svg>{name}</span>" in text for name in made_up.VARIANTS)
+
+
+def test_signal_is_that_of_the_first_seed(tmp_path):
+    made_up.leave(tmp_path, made_up.comparison())
+    for run in tmp_path.glob("*/seed1/signal.jsonl"):
+        run.unlink()
+    assert "Signal through the layers" not in text_of(build(tmp_path))
+
+
+def test_before_is_dashed_and_after_is_not():
+    rows = [[layer(number, rms=height + number) for number in range(3)] for height in (1, 2)]
+    (figure,) = signal.draw(depths(a=rows))
+    (panel,) = figure.panels
+    assert (figure.stack, panel.title) == ("", "row norm")
+    assert panel.svg.count("stroke-dasharray") == 1 and "var(--v1)" in panel.svg
+    assert "row norm by layer; at the last: a 4" in panel.svg
+    (figure,) = signal.draw(depths(a=([], rows[1])))
+    assert "stroke-dasharray" not in figure.panels[0].svg
+
+
+def test_signal_that_is_no_number_is_left_out():
+    rows = [layer(0, rms=1.0), layer(1, rms=None, cosine=None), layer(2, rms=3.0, kurtosis=float("nan"))]
+    (figure,) = signal.draw(depths(a=([], rows), b=([], [])))
+    assert [panel.title for panel in figure.panels] == ["row norm"]
+    assert signal.draw([]) == [] and signal.draw(depths(a=([], []))) == []
+
+
+def test_a_measure_over_many_magnitudes_has_a_logarithmic_axis():
+    rows = [layer(number, gradient_norm=10.0**-number) for number in range(6)]
+    (figure,) = signal.draw(depths(a=([], rows)))
+    for text in (">1<", ">0.001<", ">1e\N{MINUS SIGN}05<"):
+        assert text in figure.panels[0].svg
 
 
 # Figures
@@ -245,6 +320,44 @@ def test_a_map_is_drawn_pixel_by_pixel():
     start = data.index(b"IDAT") + 4
     size = int.from_bytes(data[start - 8 : start - 4], "big")
     assert list(zlib.decompress(data[start : start + size])) == [0, 127, 0, 64 + 128]
+
+
+def pixels_of(cell):
+    """The bytes of the first map in a cell, the filter of each row before its pixels."""
+    data = base64.b64decode(re.search(r"base64,([^\"]+)", cell)[1])
+    start = data.index(b"IDAT") + 4
+    size = int.from_bytes(data[start - 8 : start - 4], "big")
+    return list(zlib.decompress(data[start : start + size]))
+
+
+def test_a_jacobian_is_drawn_as_shares_of_its_rows_and_says_so():
+    norms = {"decoder/0": np.array([[[6.0, 2.0], [0.0, 0.0]]]), "decoder/0/kind": np.array("jacobian")}
+    (figure,) = maps.draw({"a": norms, "b": {"decoder/0": np.full((1, 2, 2), 0.25)}})
+    assert pixels_of(figure.layers[0].cells[0]) == [0, 110, 64, 0, 0, 0]
+    assert figure.has_jacobian
+    for ours, theirs in (figure.means, figure.layers[0].cells):
+        assert "Jacobian norm" in ours and "Jacobian norm" not in theirs
+    assert not maps.draw({"b": {"decoder/0": np.full((1, 2, 2), 0.25)}})[0].has_jacobian
+
+
+def test_a_layer_without_a_map_says_why():
+    noted = {"decoder/1/note": np.array("too <wide>"), "decoder/keys": np.array(["x"])}
+    (figure,) = maps.draw({"a": noted, "b": {"decoder/0": np.full((1, 2, 2), 0.5)}})
+    assert [row.title for row in figure.layers] == ["layer 0", "layer 1"] and figure.means[0] is None
+    assert figure.layers[1].cells == ['<span class="missing">too &lt;wide&gt;</span>', None]
+    (alone,) = maps.draw({"a": noted})
+    assert alone.means == [None] and len(alone.layers) == 1
+
+
+def test_the_report_explains_jacobians_where_there_are_some(folder, tmp_path):
+    assert "Jacobian" not in text_of(folder / "report.html")
+    made_up.leave(tmp_path, made_up.comparison(seeds=1))
+    arrays = {"encoder/0": np.ones((1, 3, 3)), "encoder/0/kind": np.array("jacobian")}
+    tokens = {"encoder/queries": np.array(["a", "b", "c"]), "encoder/keys": np.array(["a", "b", "c"])}
+    np.savez_compressed(tmp_path / "delta" / "seed1" / "maps.npz", **arrays, **tokens)
+    text = text_of(build(tmp_path))
+    assert "<b>Jacobian norm</b>" in text and '<small class="missing">Jacobian norm</small>' in text
+    Page(tmp_path / "report.html")
 
 
 def test_variants_without_a_map_of_a_role_keep_their_place():

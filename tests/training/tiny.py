@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ import yaml
 from transformers import set_seed
 
 from bareformers import cli, registry
+from bareformers.assessment import MODELS
 from bareformers.data.batching import evaluation_batches
-from bareformers.data.corpus import Corpus, Pair
+from bareformers.data.corpus import Corpus, Labelled, Pair
 from bareformers.data.tasks import TaskData, prepare
 from bareformers.measure import quality
-from bareformers.models import BareConfig, BareForCausalLM, BareForSeq2SeqLM
+from bareformers.models import BareConfig
 from bareformers.recipe import Training
 from bareformers.training.trainer import BareTrainer
 
@@ -69,6 +71,25 @@ def reversals(count: int, seed: int) -> list[Pair]:
     return [(" ".join(row), " ".join(reversed(row))) for row in rows]
 
 
+def labelled(count: int, seed: int) -> list[Labelled]:
+    """Four words, of which the last tells the class: the first nouns are 0, the next 1 and 2; at most 30 tokens."""
+    random = np.random.default_rng(seed)
+    nouns, verbs, adjectives = np.split(np.array(vocabulary()), 3)
+    found = []
+    for _ in range(count):
+        kind = int(random.integers(3))
+        told = nouns[12 * kind + int(random.integers(12))]
+        text = f"{random.choice(adjectives)} {random.choice(nouns)} {random.choice(verbs)}s {told}"
+        found.append(Labelled(text, str(kind)))
+    return found
+
+
+def write_labelled(path: Path, count: int, seed: int) -> Path:
+    """Lines of `label text`."""
+    path.write_text("".join(f"{item.label} {item.text}\n" for item in labelled(count, seed)), encoding="utf-8")
+    return path
+
+
 def write_text(path: Path) -> Path:
     """About 60 kB of paragraphs."""
     path.write_text("\n\n".join(paragraphs()) + "\n", encoding="utf-8")
@@ -112,6 +133,24 @@ def translation(folder: Path, *variants: str) -> Path:
     data = {"name": "parallel", "root": str(write_parallel(folder / "pairs")), "test": "test"}
     chosen = {name: {"mixer": name, "cross_mixer": "dot_product"} for name in variants or VARIANTS}
     return _write_recipe(folder, "translation", data, chosen)
+
+
+def masked_language_modelling(folder: Path, *variants: str) -> Path:
+    """The recipe of a comparison of masked language models on made-up text; of all three variants by default."""
+    data = {"name": "text", "path": str(write_text(folder / "text.txt"))}
+    chosen = {name: {"mixer": name} for name in variants or VARIANTS}
+    return _write_recipe(folder, "masked_language_modelling", data, chosen)
+
+
+def classification(folder: Path, *variants: str) -> Path:
+    """The recipe of a comparison of classifiers of made-up sentences; of all three variants by default."""
+    data = {
+        "name": "labelled_text",
+        "train": str(write_labelled(folder / "train.txt", 300, seed=0)),
+        "test": str(write_labelled(folder / "test.txt", 40, seed=1)),
+        "label_names": ["animal", "plant", "stone"],
+    }
+    return _write_recipe(folder, "classification", data, {name: {"mixer": name} for name in variants or VARIANTS})
 
 
 def _write_recipe(folder: Path, task: str, data: dict[str, Any], variants: dict[str, Any]) -> Path:
@@ -164,7 +203,21 @@ def two_steps(path: Path, folder: Path) -> list[str]:
     elif data["name"] == "text":
         overrides += ["data.train=null", "data.validation=null", "data.test=null", "data.documents=paragraphs"]
         overrides.append(f"data.path={write_text(folder / 'text.txt')}")
+    elif data["name"] == "labelled_text":
+        overrides += [f"data.path={write_labelled(folder / 'labelled.txt', 200, seed=0)}", "data.label_names=null"]
+        overrides += [f"data.{side}=null" for side in ("train", "validation", "test")]
     return overrides
+
+
+def begun_by(path: Path, recipes: Path) -> list[Path]:
+    """The recipes whose runs the recipe at `path` starts from, which are to be carried out before it."""
+    named = set(re.findall(r"\bruns/([\w.-]+)/", path.read_text(encoding="utf-8")))
+    return [other for other in sorted(recipes.rglob("*.yaml")) if name_of(other) in named - {name_of(path)}]
+
+
+def name_of(path: Path) -> str:
+    """What the recipe at `path` is called, and so is its folder."""
+    return str(yaml.safe_load(path.read_text(encoding="utf-8"))["name"])
 
 
 def text_data(cache: Path) -> TaskData:
@@ -180,9 +233,21 @@ def pair_data(cache: Path) -> TaskData:
     return prepare(Corpus("pairs", train, validation, test), "translation", 300, MAX_LENGTH, cache=cache)
 
 
+def masked_data(cache: Path, count: int = 16) -> TaskData:
+    """Blocks with masks, so few that a training of thirty steps sees each several times."""
+    texts = tuple(paragraphs(count))
+    corpus = Corpus("documents", texts[:-4], texts[-4:-2], texts[-2:])
+    return prepare(corpus, "masked_language_modelling", 290, MAX_LENGTH, cache=cache, mask_share=0.25)
+
+
+def labelled_data(cache: Path) -> TaskData:
+    """Sentences of three classes, prepared."""
+    train, validation, test = (tuple(labelled(count, seed)) for seed, count in enumerate((200, 30, 40)))
+    return prepare(Corpus("labelled", train, validation, test), "classification", 290, MAX_LENGTH, cache=cache)
+
+
 def model(data: TaskData, mixer: Any = "dot_product", seed: int = 0, **config: Any) -> Any:
     """An untrained model for `data`."""
-    is_pairs = data.task == "translation"
     set_seed(seed)
     given = {
         **SIZES,
@@ -191,8 +256,10 @@ def model(data: TaskData, mixer: Any = "dot_product", seed: int = 0, **config: A
         "mixer": mixer,
         **config,
     }
-    cls = BareForSeq2SeqLM if is_pairs else BareForCausalLM
-    return cls(BareConfig.from_recipe(is_encoder_decoder=is_pairs, **given))
+    chosen = BareConfig.from_recipe(is_encoder_decoder=data.task == "translation", **given)
+    if data.labels:
+        chosen.id2label = dict(enumerate(data.labels))
+    return MODELS[data.task](chosen)
 
 
 def validation_loss(net: Any, data: TaskData) -> float:

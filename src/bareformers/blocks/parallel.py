@@ -41,6 +41,8 @@ class Parallel(Block):
             stream = stream + self.mix(x, signals)
         if self.cross_mixer is not None:
             stream = stream + self.read(x, signals)
+        if self.joint is not None:
+            self.joint.forget()
         return stream
 
     def close(self, stream: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from bareformers.blocks.base import Place, SequentialBlock, Signals
-from bareformers.mixers.base import init_linear
+from bareformers.mixers.shaping import is_loaded
 from bareformers.registry import block
 
 
@@ -35,8 +35,8 @@ class PostLN(SequentialBlock):
             scaled = [self.ffn.inner, self.ffn.outer]
             scaled += [getattr(mixer, name, None) for mixer in mixers for name in ("value", "output")]
             for linear in scaled:
-                if isinstance(linear, nn.Linear):
-                    init_linear(linear, beta * linear.in_features**-0.5)
+                if isinstance(linear, nn.Linear) and not is_loaded(linear.weight):
+                    linear.weight.data *= beta
 
     def forward(self, stream: Tensor, signals: Signals) -> Tensor:
         alpha = deep_norm(self.place)[0] if self.options.deep_norm else None

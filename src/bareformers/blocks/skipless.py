@@ -158,6 +158,8 @@ class SASParallel(Skipless):
         y = mixed + self.ffn_gain(self.feed_forward(x))
         if self.cross_mixer is not None:
             y = y + self.cross_gain(self.read(x, signals))
+        if self.joint is not None:
+            self.joint.forget()
         return y
 
     def fold(self) -> None:

@@ -12,11 +12,27 @@ from typing import Any, Literal
 
 from bareformers.errors import InputError
 
-Kind = Literal["documents", "pairs", "sequences"]
+Kind = Literal["documents", "pairs", "sequences", "labelled"]
 Pair = tuple[str, str]
-Item = str | Pair
 
 PARTS = ("train", "validation", "test")
+NOUNS: dict[Kind, str] = {
+    "documents": "document",
+    "pairs": "pair",
+    "sequences": "sequence",
+    "labelled": "labelled text",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A text and the name of its class."""
+
+    text: str
+    label: str
+
+
+Item = str | Pair | Labelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +53,13 @@ class Corpus:
     """Three sides of text or of made-up words. Training and validation are never empty; test may be.
 
     Attributes:
-        kind: `documents` for strings, `pairs` for (source, target) strings, `sequences` for `WordSequence`.
+        kind: `documents` for strings, `pairs` for (source, target) strings, `sequences` for `WordSequence`, `labelled`
+            for `Labelled`.
         train, validation, test: items of that kind, in a fixed order.
         notes: sentences for the log and the report: what was read, what was removed and why.
         languages: of pairs, as (source, target), where the source of the data knows them.
         vocabulary: of sequences, every word that can occur; their order is that of the token ids.
+        labels: of labelled texts, every class, in the order of their ids; where empty, those of the training side.
     """
 
     kind: Kind
@@ -51,12 +69,14 @@ class Corpus:
     notes: tuple[str, ...] = ()
     languages: tuple[str, str] | None = None
     vocabulary: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part in ("train", "validation"):
             if not getattr(self, part):
+                what = f"{NOUNS[self.kind]}s"
                 raise InputError(
-                    f"the {part} side has no {self.kind}: give more text, other shares, or a {part} file with some"
+                    f"the {part} side has no {what}: give more text, other shares, or a {part} file with some"
                 )
 
     @classmethod
@@ -69,6 +89,7 @@ class Corpus:
         *,
         notes: Iterable[str] = (),
         languages: tuple[str, str] | None = None,
+        labels: Iterable[str] = (),
     ) -> Corpus:
         """A corpus whose sides somebody else has chosen.
 
@@ -84,9 +105,10 @@ class Corpus:
                 said.append(_emptied(kind, empty, f" of the {part} side"))
         seen = {_first(item) for item in sides["train"]}
         if repeated := sum(_first(item) in seen for item in sides["test"]):
-            what = "documents" if kind == "documents" else "source sentences"
+            what = "source sentences" if kind == "pairs" else f"{NOUNS[kind]}s"
             said.append(f"Of {len(sides['test']):,} test {what}, {repeated:,} also stand in the training side.")
-        return cls(kind, sides["train"], sides["validation"], sides["test"], tuple(said), languages)
+        train, validation, test = sides.values()
+        return cls(kind, train, validation, test, tuple(said), languages, labels=tuple(labels))
 
     @classmethod
     def divided(
@@ -98,6 +120,7 @@ class Corpus:
         test_share: float,
         notes: Iterable[str] = (),
         languages: tuple[str, str] | None = None,
+        labels: Iterable[str] = (),
     ) -> Corpus:
         """A corpus divided by the SHA-256 of a key per item, given as (key, item); equal keys stay together.
 
@@ -122,11 +145,11 @@ class Corpus:
             held_out.update(side for item in clean for side in _sides(item))
             sides[part] = clean
         if leaked:
-            said.append(f"Removed {counted(leaked, kind[:-1])} sharing text with the test or validation side.")
+            said.append(f"Removed {counted(leaked, NOUNS[kind])} sharing text with the test or validation side.")
         sizes = ", ".join(f"{len(sides[part]):,} {part}" for part in PARTS)
-        said.append(f"Divided by hash into {sizes} {kind}.")
+        said.append(f"Divided by hash into {sizes} {NOUNS[kind]}s.")
         train, validation, test = (tuple(sides[part]) for part in PARTS)
-        return cls(kind, train, validation, test, tuple(said), languages)
+        return cls(kind, train, validation, test, tuple(said), languages, labels=tuple(labels))
 
 
 def assign_parts(keys: Iterable[str], validation_share: float, test_share: float) -> dict[str, str]:
@@ -214,27 +237,38 @@ def refuse_unused(source: Any, names: Iterable[str], why: str) -> None:
             raise InputError(f"{source.name}: {name} does nothing {why}; leave it out")
 
 
+def texts_of(item: Item) -> tuple[str, ...]:
+    """The texts in an item: a document, both sides of a pair, or what has a label."""
+    if isinstance(item, Labelled):
+        return (item.text,)
+    return (item,) if isinstance(item, str) else item
+
+
 def _cleaned(items: Iterable[Item]) -> tuple[list[Item], int]:
-    """Items with text, sides of pairs without outer white space; and how many had none."""
+    """Items with text, all but documents without outer white space; and how many had none."""
     everything = list(items)
-    kept: list[Item] = [
-        item if isinstance(item, str) else (item[0].strip(), item[1].strip()) for item in everything if _filled(item)
-    ]
+    kept = [_stripped(item) for item in everything if _filled(item)]
     return kept, len(everything) - len(kept)
 
 
+def _stripped(item: Item) -> Item:
+    if isinstance(item, Labelled):
+        return Labelled(item.text.strip(), item.label)
+    return item if isinstance(item, str) else (item[0].strip(), item[1].strip())
+
+
 def _filled(item: Item) -> bool:
-    return bool(item.strip()) if isinstance(item, str) else all(side.strip() for side in item)
+    return all(text.strip() for text in texts_of(item))
 
 
 def _first(item: Item) -> str:
-    return item if isinstance(item, str) else item[0]
+    return texts_of(item)[0]
 
 
 def _sides(item: Item) -> Sequence[tuple[int, str]]:
-    return tuple(enumerate((item,) if isinstance(item, str) else item))
+    return tuple(enumerate(texts_of(item)))
 
 
 def _emptied(kind: Kind, count: int, where: str = "") -> str:
-    fault = "without text" if kind == "documents" else "with an empty side"
-    return f"Removed {counted(count, kind[:-1])}{where} {fault}."
+    fault = "with an empty side" if kind == "pairs" else "without text"
+    return f"Removed {counted(count, NOUNS[kind])}{where} {fault}."

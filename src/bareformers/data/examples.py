@@ -11,6 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from bareformers.data.batching import Visit
 
 Ids = NDArray[np.int32]
 Example = dict[str, Ids]
@@ -56,8 +59,10 @@ class Examples(Dataset[Example]):
     Attributes:
         lengths: the longer of both, per example, [examples]; for batching.
         label_tokens: how many tokens are predicted, per example, [examples].
-        texts: of translations, per example the source and the reference that metrics see, uncut; else empty.
-        num_bytes: UTF-8 bytes of all predicted text: nats / ln 2 / num_bytes are bits per byte. 0 for made-up words.
+        texts: of translations, per example the source and the reference that metrics see, uncut; of classifications
+            the text, uncut, and the name of its class; else empty.
+        num_bytes: UTF-8 bytes of all predicted text: nats / ln 2 / num_bytes are bits per byte. 0 for made-up words,
+            masked tokens and classes.
     """
 
     def __init__(
@@ -105,6 +110,83 @@ def whole(examples: Examples, length: int, byte_sizes: NDArray[np.int64]) -> Exa
     return _predicted(Spans(inputs.ids, inputs.starts[keep], inputs.stops[keep]), byte_sizes)
 
 
+@dataclass(frozen=True)
+class Masking:
+    """How tokens are hidden from a masked language model (Devlin et al. 2019, arXiv:1810.04805, section 3.1).
+
+    Of the tokens that are to be predicted, 80 % become the mask token, 10 % a random one, and 10 % stay as they are.
+
+    Attributes:
+        share: of a row's tokens that are predicted; at least one is.
+        mask: the id of the mask token.
+        end: the id of `</s>`, which is never predicted.
+        ordinary: the ids that may stand in for another, [ordinary ids].
+    """
+
+    share: float
+    mask: int
+    end: int
+    ordinary: Ids
+
+    MASKED = 0.8
+    RANDOM = 0.1
+
+    @classmethod
+    def by(cls, tokenizer: PreTrainedTokenizerBase, share: float) -> Masking:
+        """With the mask token of `tokenizer`, and all its tokens that are not special."""
+        ordinary = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+        return cls(share, tokenizer.mask_token_id, tokenizer.eos_token_id, np.array(ordinary, np.int32))
+
+    def __call__(self, ids: Ids, count: int, random: np.random.Generator) -> Example:
+        """`ids` with `count` of them hidden, and labels where these are."""
+        places = random.permutation(np.flatnonzero(ids != self.end))[:count]
+        fate = random.random(len(places))
+        hidden, labels = ids.copy(), np.full_like(ids, IGNORED)
+        labels[places] = ids[places]
+        hidden[places[fate < self.MASKED]] = self.mask
+        swapped = places[(fate >= self.MASKED) & (fate < self.MASKED + self.RANDOM)]
+        hidden[swapped] = self.ordinary[random.integers(len(self.ordinary), size=len(swapped))]
+        return {"input_ids": hidden, "labels": labels}
+
+
+class Masked(Examples):
+    """Rows of which other tokens are hidden in every epoch.
+
+    The masks of a row follow from its index and from the seed and the epoch of the plan that draws it: every variant
+    sees the same at the same step, and so does a run that was resumed. Under a plain index, as in validation and test,
+    a row always has the same masks.
+    """
+
+    def __init__(self, rows: Spans, masking: Masking) -> None:
+        real = np.concatenate([[0], np.cumsum(rows.ids != masking.end)])
+        candidates = real[rows.stops] - real[rows.starts]
+        kept = candidates > 0
+        rows = Spans(rows.ids, rows.starts[kept], rows.stops[kept])
+        wanted = np.maximum(np.rint(masking.share * rows.lengths), 1).astype(np.int64)
+        super().__init__(rows, rows, np.minimum(wanted, candidates[kept]), 0)
+        self.masking = masking
+
+    def __getitem__(self, index: int) -> Example:
+        drawn = (index.seed, index.epoch) if isinstance(index, Visit) else ()
+        random = np.random.default_rng([*drawn, int(index)])
+        return self.masking(self.inputs[index], int(self.label_tokens[index]), random)
+
+
+def packed(documents: Iterable[Sequence[int]], eos: int, length: int) -> Spans:
+    """The stream `</s> document </s> document </s> ...` in rows of `length` tokens; the last may be shorter."""
+    stream = Spans.join([[eos], *([*document, eos] for document in documents)]).ids
+    starts = np.arange(0, len(stream), length, dtype=np.int64)
+    return Spans(stream, starts, np.minimum(starts + length, len(stream)))
+
+
+def classifications(
+    sequences: Sequence[Sequence[int]], classes: Sequence[int], texts: Sequence[tuple[str, str]]
+) -> Examples:
+    """Sequences with one class each; `texts` are what people read of them: the text and the name of the class."""
+    labels = Spans.join([[label] for label in classes])
+    return Examples(Spans.join(sequences), labels, labels.lengths, 0, texts)
+
+
 def translations(
     sources: Sequence[Sequence[int]],
     targets: Sequence[Sequence[int]],
@@ -141,29 +223,35 @@ def _predicted(spans: Spans, byte_sizes: NDArray[np.int64]) -> Examples:
     return Examples(spans, spans, spans.lengths - 1, int(byte_sizes[spans.ids[1:end]].sum()))
 
 
+Labels = Literal["below", "beside", "classes"]
+
+
 @dataclass(frozen=True)
 class Collate:
-    """Makes examples one batch of int64 tensors: input_ids [B, S], labels [B, T], attention_mask [B, S].
+    """Makes examples one batch of int64 tensors: input_ids [B, S], labels [B, T] or [B], attention_mask [B, S].
 
     Attributes:
         pad: the id that fills short rows; labels are filled with -100.
-        causal: whether labels stand below the inputs (language modelling, recall). If so they are padded on the same
-            side, and a batch without pads has no attention_mask. Otherwise labels are padded on the right.
+        labels: where they stand. `below` the inputs (language modelling, masked or not, and recall), padded on the same
+            side; `beside` them, a sequence of their own for a decoder, padded on the right, and always with an
+            attention_mask, which others have where rows are padded; or `classes`, one for each row.
         padding_side: of the inputs.
     """
 
     pad: int
-    causal: bool
+    labels: Labels
     padding_side: Literal["right", "left"] = "right"
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         inputs = [example["input_ids"] for example in examples]
         labels = [example["labels"] for example in examples]
+        side = self.padding_side if self.labels == "below" else "right"
+        filled = _padded(labels, IGNORED, side)
         batch = {
             "input_ids": _padded(inputs, self.pad, self.padding_side),
-            "labels": _padded(labels, IGNORED, self.padding_side if self.causal else "right"),
+            "labels": filled[:, 0] if self.labels == "classes" else filled,
         }
-        if not self.causal or len({len(row) for row in inputs}) > 1:
+        if self.labels == "beside" or len({len(row) for row in inputs}) > 1:
             batch["attention_mask"] = _padded([np.ones_like(row) for row in inputs], 0, self.padding_side)
         return batch
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,15 +12,46 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from bareformers.data.corpus import PARTS, Corpus, Item, Kind, Pair, WordSequence, cache_folder, counted
-from bareformers.data.examples import Collate, Example, Examples, chunks, recalls, translations, whole
+from bareformers.data.corpus import (
+    NOUNS,
+    PARTS,
+    Corpus,
+    Item,
+    Kind,
+    Labelled,
+    Pair,
+    WordSequence,
+    cache_folder,
+    counted,
+    texts_of,
+)
+from bareformers.data.examples import (
+    Collate,
+    Example,
+    Examples,
+    Masked,
+    Masking,
+    Spans,
+    chunks,
+    classifications,
+    packed,
+    recalls,
+    translations,
+    whole,
+)
 from bareformers.data.tokens import bytes_per_token, train_tokenizer, word_tokenizer
 from bareformers.errors import InputError, unknown
 
-Task = Literal["language_modelling", "translation", "recall"]
+Task = Literal["language_modelling", "masked_language_modelling", "translation", "classification", "recall"]
 TooLong = Literal["drop", "cut", "error"]
 
-KINDS: dict[Task, Kind] = {"language_modelling": "documents", "translation": "pairs", "recall": "sequences"}
+KINDS: dict[Task, Kind] = {
+    "language_modelling": "documents",
+    "masked_language_modelling": "documents",
+    "translation": "pairs",
+    "classification": "labelled",
+    "recall": "sequences",
+}
 
 
 @dataclass(frozen=True)
@@ -28,13 +59,14 @@ class TaskData:
     """A corpus as one task sees it.
 
     Attributes:
-        task: `language_modelling`, `translation` or `recall`.
+        task: its name.
         tokenizer: trained on the training side alone, or the one that was given; of recall, the corpus's vocabulary.
         train, validation, test: examples of token ids; test may be empty.
         collate: makes a list of examples a batch of tensors.
         notes: the corpus's sentences and those about tokens and lengths.
         languages: (source, target) of a translation, where known.
         length_ratio: source tokens per target token of the training side, `</s>` included; 1 where there are no pairs.
+        labels: of a classification, the names of the classes in the order of their ids.
     """
 
     task: Task
@@ -46,6 +78,7 @@ class TaskData:
     notes: tuple[str, ...] = ()
     languages: tuple[str, str] | None = None
     length_ratio: float = 1.0
+    labels: tuple[str, ...] = ()
 
 
 def prepare(
@@ -56,43 +89,51 @@ def prepare(
     too_long: TooLong = "drop",
     cache: Path | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    mask_share: float = 0.15,
 ) -> TaskData:
     """Train the tokenizer on the training side, unless one is given, and encode all three sides.
 
     Args:
-        corpus: documents for `language_modelling`, pairs for `translation` (one vocabulary for both languages),
-            sequences for `recall`.
+        corpus: of the kind that the task needs, see `KINDS`; both languages of pairs get one vocabulary.
         vocab_size: tokens of the vocabulary, at least 260; not read for `recall`, whose corpus names its words.
-        max_length: tokens per block, or per side of a pair with its `</s>`, or of the longest sequence with it.
-        too_long: what happens to longer training pairs: `drop`, `cut` or `error`. Validation and test pairs are never
-            dropped, but cut and counted, with their references whole; `error` speaks of them too.
+        max_length: tokens per block, or per side of a pair with its `</s>`, or of the longest sequence with it, or of a
+            labelled text with one before and one behind.
+        too_long: what happens to longer training pairs and labelled texts: `drop`, `cut` or `error`. Those of the other
+            sides are never dropped, but cut and counted, with their references whole; `error` speaks of them too.
         cache: folder for tokenizers; `cache_folder()` where not given.
         tokenizer: of a trained model, in place of one trained here; `vocab_size` is not read then. Its
             end-of-sequence token also pads where it has no padding token. `num_bytes` is 0 if it is not byte-level.
+        mask_share: of the tokens of a block that `masked_language_modelling` predicts.
 
     Raises:
-        InputError: corpus and task do not fit, a size is too small or too large, a pair is too long under `error`, or
-            a sequence is too long or has a word that the tokenizer does not know.
+        InputError: corpus and task do not fit, a size is too small or too large, a pair or text is too long under
+            `error`, a sequence is too long or has a word that the tokenizer does not know, or a class has no training
+            text.
     """
     if task not in get_args(Task):
         raise unknown("task", task, get_args(Task))
     if too_long not in get_args(TooLong):
         raise unknown("too_long", too_long, get_args(TooLong))
     if corpus.kind != KINDS[task]:
-        other = next(name for name, kind in KINDS.items() if kind == corpus.kind)
-        raise InputError(f"{task} needs {KINDS[task]} and the source gives {corpus.kind}: write task.name: {other}")
-    if max_length < 2:
-        raise InputError(f"max_length {max_length} leaves nothing to predict: write 2 or more")
+        others = " or ".join(name for name, kind in KINDS.items() if kind == corpus.kind)
+        raise InputError(
+            f"{task} needs {NOUNS[KINDS[task]]}s and the source gives {NOUNS[corpus.kind]}s: write task.name: {others}"
+        )
+    if max_length < (least := 3 if task == "classification" else 2):
+        raise InputError(f"max_length {max_length} leaves nothing to predict: write {least} or more")
     if tokenizer is None and task == "recall":
         tokenizer = word_tokenizer(corpus.vocabulary)
     elif tokenizer is None:
-        items = cast(tuple[Item, ...], corpus.train)
-        texts = chain.from_iterable((item,) if isinstance(item, str) else item for item in items)
+        texts = chain.from_iterable(texts_of(item) for item in cast(tuple[Item, ...], corpus.train))
         tokenizer = train_tokenizer(texts, vocab_size, cache or cache_folder())
     if tokenizer.eos_token_id is None:
         raise InputError(f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token: give it an eos_token")
     if task == "language_modelling":
         return _language_modelling(corpus, tokenizer, max_length)
+    if task == "masked_language_modelling":
+        return _masked_language_modelling(corpus, tokenizer, max_length, mask_share)
+    if task == "classification":
+        return _classification(corpus, tokenizer, max_length, too_long)
     if task == "recall":
         return _recall(corpus, tokenizer, max_length)
     return _translation(corpus, tokenizer, max_length, too_long)
@@ -101,25 +142,65 @@ def prepare(
 def _language_modelling(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TaskData:
     eos, byte_sizes = tokenizer.eos_token_id, bytes_per_token(tokenizer)
     sides = {part: chunks(_encode(tokenizer, getattr(corpus, part)), eos, max_length, byte_sizes) for part in PARTS}
-    packed = sides["train"]
-    sides["train"] = whole(packed, max_length, byte_sizes)
+    all_chunks = sides["train"]
+    sides["train"] = whole(all_chunks, max_length, byte_sizes)
     if not len(sides["train"]):
-        raise InputError(
-            f"the training side has only {packed.lengths[0]} tokens, less than one chunk: "
-            f"write task.max_length: {packed.lengths[0]} or less, or give more text"
-        )
+        raise _less_than_a_chunk(all_chunks.lengths[0])
     notes = [f"Packed into chunks of {max_length} tokens: {_sizes(sides, 'chunk')}."]
-    if dropped := packed.label_tokens.sum() - sides["train"].label_tokens.sum():
-        notes.append(f"Left out the last {counted(dropped, 'training token')}, which fill no chunk.")
+    if dropped := all_chunks.label_tokens.sum() - sides["train"].label_tokens.sum():
+        notes.append(_left_out(dropped))
     return TaskData(
         "language_modelling",
         tokenizer,
         sides["train"],
         sides["validation"],
         sides["test"],
-        collate=Collate(_pad(tokenizer), causal=True),
+        collate=Collate(_pad(tokenizer), labels="below"),
         notes=(*corpus.notes, *notes),
     )
+
+
+def _masked_language_modelling(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length: int, share: float
+) -> TaskData:
+    if tokenizer.mask_token_id is None:
+        raise InputError(f"the tokenizer {tokenizer.name_or_path!r} has no mask token: give it a mask_token")
+    masking = Masking.by(tokenizer, share)
+    rows = {
+        part: packed(_encode(tokenizer, getattr(corpus, part)), tokenizer.eos_token_id, max_length) for part in PARTS
+    }
+    train = rows["train"]
+    full = train.lengths == max_length
+    if not full.any():
+        raise _less_than_a_chunk(train.lengths[0])
+    rows["train"] = Spans(train.ids, train.starts[full], train.stops[full])
+    sides = {part: Masked(spans, masking) for part, spans in rows.items()}
+    notes = [
+        f"Packed into chunks of {max_length} tokens, of which {100 * share:g} % are masked and predicted: "
+        f"{_sizes(sides, 'chunk')}."
+    ]
+    if dropped := train.lengths[~full].sum():
+        notes.append(_left_out(dropped))
+    return TaskData(
+        "masked_language_modelling",
+        tokenizer,
+        sides["train"],
+        sides["validation"],
+        sides["test"],
+        collate=Collate(_pad(tokenizer), labels="below"),
+        notes=(*corpus.notes, *notes),
+    )
+
+
+def _less_than_a_chunk(length: int) -> InputError:
+    return InputError(
+        f"the training side has only {length} tokens, less than one chunk: "
+        f"write task.max_length: {length} or less, or give more text"
+    )
+
+
+def _left_out(count: int) -> str:
+    return f"Left out the last {counted(count, 'training token')}, which fill no chunk."
 
 
 def _translation(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length: int, too_long: TooLong) -> TaskData:
@@ -129,18 +210,10 @@ def _translation(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length:
     def encode(part: str) -> Examples:
         pairs: tuple[Pair, ...] = getattr(corpus, part)
         encoded = [_encode(tokenizer, [pair[side] for pair in pairs]) for side in (0, 1)]
-        longest = np.array([max(len(source), len(target)) + 1 for source, target in zip(*encoded, strict=True)])
-        long = longest > max_length
-        if count := int(long.sum()):
-            what = f"{counted(count, f'{part} pair')} longer than {max_length} tokens (the longest has {longest.max()})"
-            if too_long == "error":
-                raise InputError(f"{what}: write a larger task.max_length, or task.too_long: drop or cut")
-            drop = too_long == "drop" and part == "train"
-            notes.append(f"{'Dropped' if drop else 'Cut'} {what}.")
-            if drop:
-                kept = np.flatnonzero(~long).tolist()
-                pairs = tuple(pairs[index] for index in kept)
-                encoded = [[side[index] for index in kept] for side in encoded]
+        longest = [max(len(source), len(target)) + 1 for source, target in zip(*encoded, strict=True)]
+        kept = _kept(part, "pair", longest, max_length, too_long, notes)
+        pairs = tuple(pairs[index] for index in kept)
+        encoded = [[side[index] for index in kept] for side in encoded]
         sources, targets = ([[*ids[: max_length - 1], eos] for ids in side] for side in encoded)
         return translations(sources, targets, pairs, byte_sizes)
 
@@ -155,11 +228,85 @@ def _translation(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length:
         sides["train"],
         sides["validation"],
         sides["test"],
-        collate=Collate(_pad(tokenizer), causal=False),
+        collate=Collate(_pad(tokenizer), labels="beside"),
         notes=(*corpus.notes, *notes),
         languages=corpus.languages,
         length_ratio=ratio,
     )
+
+
+def _kept(
+    part: str, noun: str, lengths: Sequence[int], max_length: int, too_long: TooLong, notes: list[str]
+) -> list[int]:
+    """Which of a side's examples stay; a note says how many do not, or are to be cut."""
+    sizes = np.array(lengths, np.int64)
+    long = sizes > max_length
+    if not long.any():
+        return list(range(len(sizes)))
+    what = (
+        f"{counted(int(long.sum()), f'{part} {noun}')} longer than {max_length} tokens (the longest has {sizes.max()})"
+    )
+    if too_long == "error":
+        raise InputError(f"{what}: write a larger task.max_length, or task.too_long: drop or cut")
+    drop = too_long == "drop" and part == "train"
+    notes.append(f"{'Dropped' if drop else 'Cut'} {what}.")
+    kept: list[int] = np.flatnonzero(~long | (not drop)).tolist()
+    return kept
+
+
+def _classification(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length: int, too_long: TooLong) -> TaskData:
+    eos, labels = tokenizer.eos_token_id, _labels(corpus)
+    classes = {label: index for index, label in enumerate(labels)}
+    notes: list[str] = []
+
+    def encode(part: str) -> Examples:
+        items: tuple[Labelled, ...] = getattr(corpus, part)
+        encoded = _encode(tokenizer, [item.text for item in items])
+        kept = _kept(part, "text", [len(ids) + 2 for ids in encoded], max_length, too_long, notes)
+        return classifications(
+            [[eos, *encoded[index][: max_length - 2], eos] for index in kept],
+            [classes[items[index].label] for index in kept],
+            [(items[index].text, items[index].label) for index in kept],
+        )
+
+    sides = {part: encode(part) for part in PARTS}
+    if not len(sides["train"]):
+        raise InputError(f"all training texts are longer than max_length {max_length}: write a larger one")
+    sizes = ", ".join(counted(len(side), f"{part} text") for part, side in sides.items() if len(side))
+    counts = np.bincount(sides["train"].labels.ids, minlength=len(labels)).tolist()
+    listed = ", ".join(f"{label} {count:,}" for label, count in zip(labels, counts, strict=True))
+    notes.append(f"Encoded {sizes}; of the training texts are {listed}.")
+    return TaskData(
+        "classification",
+        tokenizer,
+        sides["train"],
+        sides["validation"],
+        sides["test"],
+        collate=Collate(_pad(tokenizer), labels="classes"),
+        notes=(*corpus.notes, *notes),
+        labels=labels,
+    )
+
+
+def _labels(corpus: Corpus) -> tuple[str, ...]:
+    """The classes: those that the corpus names, or those of the training side, numbers before words."""
+    sides = {part: dict.fromkeys(item.label for item in getattr(corpus, part)) for part in PARTS}
+    labels = corpus.labels or tuple(sorted(sides["train"], key=_natural))
+    for label in labels:
+        if label not in sides["train"]:
+            raise InputError(f"no training text has the label {label!r}: give some that have it, or leave it out")
+    for part, found in sides.items():
+        for label in found:
+            if label not in labels:
+                known = ", ".join(labels)
+                raise InputError(f"the {part} side has the label {label!r}, and the training side only {known}")
+    if len(labels) < 2:
+        raise InputError(f"all training texts have the label {labels[0]!r}: a classification needs two classes or more")
+    return labels
+
+
+def _natural(label: str) -> tuple[bool, int, str]:
+    return (not label.isdecimal(), int(label) if label.isdecimal() else 0, label)
 
 
 def _recall(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TaskData:
@@ -193,7 +340,7 @@ def _recall(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length: int)
         sides["train"],
         sides["validation"],
         sides["test"],
-        collate=Collate(_pad(tokenizer), causal=True),
+        collate=Collate(_pad(tokenizer), labels="below"),
         notes=(*corpus.notes, *notes),
     )
 
@@ -216,7 +363,7 @@ def _pad(tokenizer: PreTrainedTokenizerBase) -> int:
     return cast(int, tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
-def _sizes(sides: dict[str, Examples], noun: str) -> str:
+def _sizes(sides: Mapping[str, Examples], noun: str) -> str:
     return ", ".join(
         f"{counted(len(side), f'{part} {noun}')} ({side.label_tokens.sum():,} predicted tokens)"
         for part, side in sides.items()

@@ -1,4 +1,4 @@
-"""How good a model is: likelihood of held-out text, translations against references, answers that are recalled."""
+"""How good a model is: likelihood of held-out text, translations against references, tokens and classes told right."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Likelihood:
 
 
 def num_predicted(labels: Tensor, causal: bool) -> int:
-    """How many of `labels` [B, T] are predicted: not -100, and not the first of a row where the model shifts them."""
-    return int((labels[:, int(causal) :] != -100).sum())
+    """How many of `labels` [B, T] or [B] are predicted: not -100, nor the first of a row if the model shifts them."""
+    return int(((labels[:, 1:] if causal else labels) != -100).sum())
 
 
 @torch.no_grad()
@@ -64,7 +64,7 @@ def likelihood(
 
 @dataclass(frozen=True)
 class Recalled:
-    """What a causal model answers where labels ask, with the true tokens before each answer in sight.
+    """What a model answers where labels ask: a causal one with the true tokens before each answer in sight.
 
     Attributes:
         likelihood: of the true answers.
@@ -90,8 +90,14 @@ class Recalled:
 
 
 @torch.no_grad()
-def recalled(model: nn.Module, batches: Iterable[tuple[Sequence[int], dict[str, Tensor]]]) -> Recalled:
-    """Evaluate a model that shifts its labels on batches of (indices of the inputs, inputs with `labels`)."""
+def recalled(
+    model: nn.Module, batches: Iterable[tuple[Sequence[int], dict[str, Tensor]]], causal: bool = True
+) -> Recalled:
+    """Evaluate a model on batches of (indices of the inputs, inputs with `labels` [B, T]).
+
+    Args:
+        causal: whether it shifts its labels, so that the first of each row is not predicted.
+    """
     training, device = model.training, next(model.parameters()).device
     model.eval()
     nats, num_tokens, num_right, num_whole = 0.0, 0, 0, 0
@@ -99,7 +105,9 @@ def recalled(model: nn.Module, batches: Iterable[tuple[Sequence[int], dict[str, 
     for indices, batch in batches:
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         out = model(**batch)
-        true, guessed = batch["labels"][:, 1:], out.logits[:, :-1].argmax(-1)
+        true, guessed = batch["labels"], out.logits.argmax(-1)
+        if causal:
+            true, guessed = true[:, 1:], guessed[:, :-1]
         asked = true != -100
         right = asked & (guessed == true)
         count = int(asked.sum())
@@ -111,6 +119,50 @@ def recalled(model: nn.Module, batches: Iterable[tuple[Sequence[int], dict[str, 
         answers.update(zip(indices, given, strict=True))
     model.train(training)
     return Recalled(Likelihood(nats, num_tokens), num_right, num_whole, [answers[index] for index in sorted(answers)])
+
+
+@dataclass(frozen=True)
+class Classified:
+    """The likeliest class of each text beside the true one, in the order of the inputs.
+
+    Attributes:
+        likelihood: of the true classes; its tokens are texts.
+    """
+
+    likelihood: Likelihood
+    true: list[int]
+    guessed: list[int]
+
+    @property
+    def accuracy(self) -> float:
+        """Texts whose likeliest class is the true one, in percent."""
+        right = sum(true == guess for true, guess in zip(self.true, self.guessed, strict=True))
+        return 100 * right / max(len(self.true), 1)
+
+    @property
+    def f1(self) -> float:
+        """The mean of F1 over the classes that are true or guessed somewhere, in percent."""
+        from sklearn.metrics import f1_score
+
+        return 100 * float(f1_score(self.true, self.guessed, average="macro", zero_division=0.0))
+
+
+@torch.no_grad()
+def classified(model: nn.Module, batches: Iterable[tuple[Sequence[int], dict[str, Tensor]]]) -> Classified:
+    """Evaluate a classifier on batches of (indices of the inputs, inputs with `labels` [B])."""
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    nats = 0.0
+    found: dict[int, tuple[int, int]] = {}
+    for indices, batch in batches:
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        out = model(**batch)
+        nats += float(out.loss) * len(indices)
+        pairs = zip(batch["labels"].tolist(), out.logits.argmax(-1).tolist(), strict=True)
+        found.update(zip(indices, pairs, strict=True))
+    model.train(training)
+    true, guessed = ([found[index][side] for index in sorted(found)] for side in (0, 1))
+    return Classified(Likelihood(nats, len(found)), true, guessed)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from bareformers.mixers.shaping import fill_rows
+from bareformers.mixers.shaping import is_loaded
 
 
 class Share(nn.Module):
@@ -35,13 +35,19 @@ class Share(nn.Module):
         """Take the product for the one call that follows."""
         self._given = [part]
 
+    def take(self) -> Tensor | None:
+        """The part, once."""
+        return self._given.pop() if self._given else None
+
     def forward(self, x: Tensor) -> Tensor:
-        return self._given.pop() if self._given else F.linear(x, self.weight, self.bias)
+        given = self.take()
+        return F.linear(x, self.weight, self.bias) if given is None else given
 
     def zero(self) -> None:
         """Initialise the rows of this map with zeros."""
         for parameter in self._joint[0].parameters():
-            fill_rows(parameter, self.rows, 0.0)
+            if not is_loaded(parameter):
+                parameter.data[self.rows] = 0.0
 
 
 class Joint(nn.Linear):
@@ -70,6 +76,11 @@ class Joint(nn.Linear):
         for share, part in zip(self.shares, parts, strict=True):
             share.give(part)
         return x
+
+    def forget(self) -> None:
+        """Drop the parts that nobody has asked for, which would keep the whole product alive."""
+        for share in self.shares:
+            share.take()
 
 
 class Parts(torch.autograd.Function):

@@ -33,8 +33,8 @@ class Shaping(nn.Module):
         """Initialise so that the shaped map is the identity: alpha = 1, and beta = gamma = 1 where A starts as C."""
         init.ones_(self.gains)
         init.ones_(self.gain)
-        if not (uniform and self.is_centred):
-            fill_rows(self.gains, slice(1, None), 0.0)
+        if not (uniform and self.is_centred or is_loaded(self.gains)):
+            self.gains.data[1:] = 0.0
 
     def forward(
         self, mixed: Tensor, values: Tensor, weights: Tensor | None, mask: Mask, state: MixerState | None
@@ -130,8 +130,6 @@ def mean_of_all(values: Tensor, mask: Mask) -> Tensor:
     return (sums / count).to(values.dtype)
 
 
-def fill_rows(parameter: Tensor, rows: slice, value: float) -> None:
-    """Set some rows of a parameter, unless it was loaded, as `transformers.initialization` does with whole ones."""
-    if not getattr(parameter, "_is_hf_initialized", False):
-        with torch.no_grad():
-            parameter[rows].fill_(value)
+def is_loaded(parameter: Tensor) -> bool:
+    """Whether its numbers come from a file, so that initialisation leaves it alone as `transformers` does."""
+    return getattr(parameter, "_is_hf_initialized", False)

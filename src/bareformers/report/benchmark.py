@@ -1,4 +1,4 @@
-"""What mixers cost against length, for reading: tables in the terminal, `results.csv`, one HTML file."""
+"""What mixers, or blocks, cost against length, for reading: tables in the terminal, `results.csv`, one HTML file."""
 
 from __future__ import annotations
 
@@ -44,6 +44,11 @@ def build(folder: Path | str) -> Path:
     """Write `<folder>/report.html` from `<folder>/result.json`; return its path."""
     folder = Path(folder)
     return write_whole(folder / "report.html", page(Benchmark.load(folder / "result.json")))
+
+
+def noun(benchmark: Benchmark) -> str:
+    """What the variants are, `mixer` or `block`."""
+    return "block" if benchmark.settings.get("compared") == "blocks" else "mixer"
 
 
 def measures(benchmark: Benchmark) -> dict[str, list[int]]:
@@ -104,7 +109,7 @@ def ratio(benchmark: Benchmark, variant: VariantResult, key: str) -> tuple[str, 
 
 
 def tables(benchmark: Benchmark) -> list[Table]:
-    """One table a measure, mixers by lengths, and one that says from which length on each overtakes the baseline."""
+    """One table a measure, variants by lengths, and one that says from which length on each overtakes the baseline."""
     found = [_table(benchmark, measure, lengths) for measure, lengths in measures(benchmark).items()]
     if found and len(benchmark.variants) > 1:
         found[0].caption = (
@@ -117,7 +122,7 @@ def tables(benchmark: Benchmark) -> list[Table]:
 
 def _table(benchmark: Benchmark, measure: str, lengths: list[int]) -> Table:
     table = _empty(words.label(measure))
-    table.add_column("mixer", no_wrap=True)
+    table.add_column(noun(benchmark), no_wrap=True)
     for length in lengths:
         table.add_column(f"{length:,}", justify="right")
     table.add_column("growth", justify="right")
@@ -138,9 +143,9 @@ def _cell(benchmark: Benchmark, variant: VariantResult, key: str) -> Text:
 
 def _overtaking(benchmark: Benchmark) -> Table:
     shown = [measure for measure in measures(benchmark) if measure != "parameters"]
-    table = _empty(f"From which length on each mixer is better than {benchmark.baseline}")
+    table = _empty(f"From which length on each {noun(benchmark)} is better than {benchmark.baseline}")
     table.caption = "Lengths that were measured; a difference within the spread of the timings does not count."
-    table.add_column("mixer", no_wrap=True)
+    table.add_column(noun(benchmark), no_wrap=True)
     for measure in shown:
         table.add_column(words.label(measure))
     for variant in benchmark.variants:
@@ -158,10 +163,10 @@ def _empty(title: str) -> Table:
 
 
 def write_csv(benchmark: Benchmark, path: Path | str) -> Path:
-    """Write one row for each number: mixer, measure, length, value, interquartile range over the rounds, unit."""
+    """Write one row for each number: variant, measure, length, value, interquartile range over the rounds, unit."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["mixer", "floor", "measure", "length", "value", "spread", "unit"])
+    writer.writerow([noun(benchmark), "floor", "measure", "length", "value", "spread", "unit"])
     for variant in benchmark.variants:
         for key, measure in variant.measures():
             name, _, length = key.partition("@")
@@ -177,7 +182,7 @@ def write_csv(benchmark: Benchmark, path: Path | str) -> Path:
 
 @dataclass(frozen=True)
 class Grid:
-    """One measure of all mixers: a row of cells and the growth for each."""
+    """One measure of all variants: a row of cells and the growth for each."""
 
     title: str
     lengths: list[int]
@@ -190,6 +195,7 @@ def page(benchmark: Benchmark) -> str:
     shown = [measure for measure in measures(benchmark) if measure != "parameters"]
     return template("benchmark.html.j2").render(
         benchmark=benchmark,
+        noun=noun(benchmark),
         label=words.label,
         theme=palette.stylesheet(),
         created=day(benchmark.created),

@@ -11,7 +11,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bareformers.report import figures, maps, palette, words
+from bareformers.report import figures, maps, palette, signal, words
 from bareformers.report.result import Comparison, Measure, VariantResult, difference, write_whole
 from bareformers.report.verdict import best_floor, caveats, kept, kept_means, predicate, verdict
 
@@ -25,8 +25,8 @@ SAMPLES = 8
 def build(folder: Path | str) -> Path:
     """Write `<folder>/report.html` from `<folder>/result.json` and what the runs left beside it; return its path.
 
-    Reads per run `metrics.jsonl`, `samples.json` and `maps.npz`. Where one is missing the report says so in its place;
-    a missing or damaged `result.json` is an `InputError`.
+    Reads per run `metrics.jsonl`, `signal.jsonl`, `samples.json` and `maps.npz`. Where one is missing the report says
+    so in its place, or leaves the section out; a missing or damaged `result.json` is an `InputError`.
     """
     folder = Path(folder)
     comparison = Comparison.load(folder / "result.json")
@@ -39,12 +39,14 @@ class Runs:
 
     Attributes:
         metrics: per seed the rows of `metrics.jsonl`.
+        signal: the rows of `signal.jsonl` of the first seed.
         samples: `samples.json` of the first seed that has one.
         maps: the arrays of `maps.npz` of the first seed that has one.
         problems: a sentence for each file that is there but cannot be read.
     """
 
     metrics: dict[str, list[list[dict[str, Any]]]] = field(default_factory=dict)
+    signal: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     samples: dict[str, dict[str, Any]] = field(default_factory=dict)
     maps: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -54,6 +56,8 @@ class Runs:
         """Read what is there; nothing here is needed for a report."""
         runs = cls()
         for variant in comparison.variants:
+            if variant.runs and (rows := runs._signal(folder / variant.runs[0] / "signal.jsonl")):
+                runs.signal[variant.name] = rows
             for name in variant.runs:
                 run = folder / name
                 if rows := runs._rows(run / "metrics.jsonl"):
@@ -75,6 +79,16 @@ class Runs:
             if isinstance(row, dict):
                 rows.append(row)
         return rows
+
+    def _signal(self, path: Path) -> list[dict[str, Any]]:
+        rows = self._rows(path)
+        try:
+            whole = all({"stack", "layer"} <= set(layer) for row in rows for layer in row["layers"])
+        except (TypeError, KeyError):
+            whole = False
+        if not whole:
+            self._problem(path, "each row needs layers with their stack and number")
+        return rows if whole else []
 
     def _samples(self, path: Path) -> dict[str, Any] | None:
         text = self._text(path)
@@ -118,6 +132,7 @@ class Runs:
 def page(comparison: Comparison, runs: Runs) -> str:
     """The report as one HTML document that names no other file or address."""
     looks = palette.looks(comparison)
+    depths = _depths(looks, runs.signal)
     return template("report.html.j2").render(
         comparison=comparison,
         label=words.label,
@@ -139,6 +154,8 @@ def page(comparison: Comparison, runs: Runs) -> str:
         bars=_bars(comparison),
         against_length=figures.against_length(comparison),
         curves=figures.curves(comparison, runs.metrics),
+        signal=signal.draw(depths),
+        shown=[model.name for model in depths],
         maps=maps.draw({variant.name: runs.maps.get(variant.name, {}) for variant in comparison.variants}),
         labelled=maps.LABELLED,
         samples=_samples(comparison, runs.samples),
@@ -147,6 +164,19 @@ def page(comparison: Comparison, runs: Runs) -> str:
         problems=runs.problems,
         recipe=_yaml(comparison.recipe),
     )
+
+
+def _depths(looks: Mapping[str, palette.Look], found: Mapping[str, list[dict[str, Any]]]) -> list[signal.Depths]:
+    """The first and the last row of each variant: at initialisation, and at the end of its training."""
+    return [
+        signal.Depths(
+            name,
+            looks[name],
+            before=rows[0]["layers"] if rows[0].get("step") == 0 else [],
+            after=rows[-1]["layers"] if rows[-1].get("step") != 0 else [],
+        )
+        for name, rows in found.items()
+    ]
 
 
 def template(name: str) -> jinja2.Template:
@@ -325,7 +355,7 @@ class Samples:
     """Samples of all variants for the same sources.
 
     Attributes:
-        kind: `translation` and `recall`, whose outputs are held against references, or `generation`.
+        kind: `generation`, or one of those whose outputs are held against references.
         source, reference: what these are called.
     """
 
@@ -336,6 +366,8 @@ class Samples:
 
 
 _SOURCE_AND_REFERENCE = {
+    "classification": ("text", "class"),
+    "filling": ("what is read", "what was there"),
     "generation": ("prompt", "true continuation"),
     "recall": ("prompt", "right answers"),
     "translation": ("source", "reference"),

@@ -32,7 +32,8 @@ class MapRow:
 class MapFigure:
     """The maps of one role: for each variant the mean over the last layer's heads, and the heads of each layer.
 
-    `omitted` counts the layers that were left out to keep the report small.
+    `omitted` counts the layers that were left out to keep the report small; `has_jacobian` says whether the norms of a
+    Jacobian stand for some of the maps.
     """
 
     role: str
@@ -40,9 +41,11 @@ class MapFigure:
     means: list[str | None]
     layers: list[MapRow]
     omitted: int
+    has_jacobian: bool
 
 
 LABELLED = 26
+JACOBIAN = '<small class="missing">Jacobian norm</small>'
 _LARGEST = 64
 _PIXELS = 900_000
 
@@ -52,7 +55,9 @@ def draw(found: Mapping[str, Mapping[str, NDArray[Any]]]) -> list[MapFigure]:
 
     Args:
         found: per variant the arrays of `maps.npz`: `<role>/<layer>` of shape [H, T, S] (heads, queries, keys), and
-            `<role>/queries` [T] and `<role>/keys` [S] with the tokens. Variants without arrays are left out.
+            `<role>/queries` [T] and `<role>/keys` [S] with the tokens. Where `<role>/<layer>/kind` is "jacobian" the
+            array holds norms of a Jacobian, which are drawn as shares of their row; `<role>/<layer>/note` says why a
+            layer has neither. Variants without arrays are left out.
 
     Cells are SVG. Only the first 64 queries and keys are drawn, and tokens are written where there are at most 26. Of
     many large maps only some layers are drawn, the first and the last among them, so that the report stays small.
@@ -67,24 +72,37 @@ def draw(found: Mapping[str, Mapping[str, NDArray[Any]]]) -> list[MapFigure]:
     )
     figures = []
     for role, layers in by_role.items():
-        numbers = sorted({number for by_number in layers.values() for number in by_number})
+        noted = (number for variant in variants for number in _notes(found[variant], role))
+        numbers = sorted({*noted, *(number for by_number in layers.values() for number in by_number)})
         if not numbers:
             continue
-        drawn = _spaced(numbers, max(2, math.floor(len(numbers) * _PIXELS / pixels)))
-        means = []
+        drawn = _spaced(numbers, max(2, math.floor(len(numbers) * _PIXELS / max(pixels, 1))))
+        means: list[str | None] = []
         for variant in variants:
-            last = layers[variant].get(max(layers[variant], default=-1))
+            last = max(layers[variant], default=None)
             queries, keys = (_tokens(found[variant].get(f"{role}/{side}")) for side in ("queries", "keys"))
-            means.append(None if last is None else _labelled_map(last.mean(axis=0), queries, keys))
+            if last is None:
+                means.append(None)
+            else:
+                mean = _labelled_map(layers[variant][last].mean(axis=0), queries, keys)
+                means.append(mean + JACOBIAN * _is_jacobian(found[variant], role, last))
         rows = [
-            MapRow(
-                f"layer {number}",
-                [_heads(layers[variant][number]) if number in layers[variant] else None for variant in variants],
-            )
+            MapRow(f"layer {number}", [_cell(found[variant], role, number, layers[variant]) for variant in variants])
             for number in drawn
         ]
-        figures.append(MapFigure(role, variants, means, rows, len(numbers) - len(drawn)))
+        has_jacobian = any(
+            _is_jacobian(found[variant], role, number) for variant in variants for number in layers[variant]
+        )
+        figures.append(MapFigure(role, variants, means, rows, len(numbers) - len(drawn), has_jacobian))
     return figures
+
+
+def _cell(arrays: Mapping[str, NDArray[Any]], role: str, number: int, layers: dict[int, NDArray[Any]]) -> str | None:
+    """The heads of one layer of one variant, or why there are none."""
+    if number in layers:
+        return _heads(layers[number]) + JACOBIAN * _is_jacobian(arrays, role, number)
+    note = _notes(arrays, role).get(number)
+    return None if note is None else f'<span class="missing">{escape(note)}</span>'
 
 
 def _spaced(numbers: list[int], count: int) -> list[int]:
@@ -95,11 +113,26 @@ def _spaced(numbers: list[int], count: int) -> list[int]:
 
 
 def _layers(arrays: Mapping[str, NDArray[Any]], role: str) -> dict[int, NDArray[Any]]:
-    return {
-        int(match[1]): np.asarray(array, dtype=np.float32)[:, :_LARGEST, :_LARGEST]
-        for name, array in arrays.items()
-        if (match := re.fullmatch(rf"{role}/(\d+)", name)) and array.ndim == 3
-    }
+    """What is drawn of each layer, [H, T, S]: weights, or the norms of a Jacobian as shares of their row."""
+    found = {}
+    for name, array in arrays.items():
+        if (match := re.fullmatch(rf"{role}/(\d+)", name)) and array.ndim == 3:
+            number, layer = int(match[1]), np.asarray(array, dtype=np.float32)
+            if _is_jacobian(arrays, role, number):
+                sums = layer.sum(axis=-1, keepdims=True)
+                layer = np.divide(layer, sums, out=np.zeros_like(layer), where=sums > 0)
+            found[number] = layer[:, :_LARGEST, :_LARGEST]
+    return found
+
+
+def _is_jacobian(arrays: Mapping[str, NDArray[Any]], role: str, number: int) -> bool:
+    return str(arrays.get(f"{role}/{number}/kind")) == "jacobian"
+
+
+def _notes(arrays: Mapping[str, NDArray[Any]], role: str) -> dict[int, str]:
+    """Why a layer is not drawn, by its number."""
+    matches = ((re.fullmatch(rf"{role}/(\d+)/note", name), array) for name, array in arrays.items())
+    return {int(match[1]): str(array) for match, array in matches if match}
 
 
 def _tokens(tokens: NDArray[Any] | None) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from bareformers.data.corpus import Corpus
+from bareformers.data.corpus import NOUNS, Corpus, Item, Labelled
 from bareformers.data.sources.jsonl import take, text_fields
 from bareformers.errors import InputError
 from bareformers.registry import source
@@ -24,12 +25,14 @@ class Hub:
     text: str | None = None  # the field with the document
     source: str | None = None  # or the fields with the two sides of a pair, as in translation.de
     target: str | None = None
+    label: str | None = None  # or, beside text, the field with its class
 
     def load(self) -> Corpus:
-        kind, fields = text_fields("hub", self.text, self.source, self.target)
+        kind, fields = text_fields("hub", self.text, self.source, self.target, self.label)
         import datasets
 
-        sides = []
+        sides: list[list[Item]] = []
+        labels: tuple[str, ...] = ()
         for split in (self.train, self.validation, self.test):
             if split is None:
                 continue
@@ -39,12 +42,29 @@ class Hub:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise InputError(f"hub: cannot load {self.dataset!r}, split {split!r}: {reason}") from error
             where = f"hub: a record of {self.dataset!r}, split {split!r},"
-            sides.append([take(record, fields, where) for record in records])
+            items = [take(record, kind, fields, where) for record in records]
+            if kind == "labelled" and (names := label_names(records.features, self.label)):
+                labels = names
+                items = [_named(item, names, where) for item in items]
+            sides.append(items)
         sizes = " + ".join(f"{len(side):,}" for side in sides)
-        names = [field.rpartition(".")[2] for field in fields]
+        languages = [field.rpartition(".")[2] for field in fields]
         return Corpus.given(
             kind,
             *sides,
-            notes=[f"Read {sizes} {kind} of {self.dataset} from the Hugging Face hub."],
-            languages=(names[0], names[1]) if kind == "pairs" else None,
+            notes=[f"Read {sizes} {NOUNS[kind]}s of {self.dataset} from the Hugging Face hub."],
+            languages=(languages[0], languages[1]) if kind == "pairs" else None,
+            labels=labels,
         )
+
+
+def label_names(features: Any, field: str | None) -> tuple[str, ...]:
+    """What a data set calls the numbers of its classes; nothing where it has no names for them."""
+    return tuple(getattr((features or {}).get(field), "names", None) or ())
+
+
+def _named(item: Item, names: tuple[str, ...], where: str) -> Labelled:
+    assert isinstance(item, Labelled)
+    if not item.label.isdecimal() or int(item.label) >= len(names):
+        raise InputError(f"{where} has the class {item.label}, which stands for none of {', '.join(names)}")
+    return Labelled(item.text, names[int(item.label)])

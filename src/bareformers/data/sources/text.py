@@ -39,12 +39,12 @@ class Text:
                 items,
                 validation_share=self.validation_share,
                 test_share=self.test_share,
-                notes=[f"Read {len(items):,} documents from {_shown(self.path)}."],
+                notes=[f"Read {len(items):,} documents from {shown(self.path)}."],
             )
         refuse_unused(self, ("validation_share", "test_share"), "where the sides are given one by one")
         given = [paths for paths in (self.train, self.validation, self.test) if paths is not None]
         sides = [[text for _, text in self._read(paths)] for paths in given]
-        sizes = ", ".join(f"{len(side):,} from {_shown(paths)}" for paths, side in zip(given, sides, strict=True))
+        sizes = ", ".join(f"{len(side):,} from {shown(paths)}" for paths, side in zip(given, sides, strict=True))
         return Corpus.given("documents", *sides, notes=[f"Read documents: {sizes}."])
 
     def _read(self, paths: Paths) -> list[tuple[str, str]]:
@@ -71,5 +71,6 @@ def _files(top: Path) -> list[Path]:
     return files
 
 
-def _shown(paths: Paths) -> str:
+def shown(paths: Paths) -> str:
+    """Paths as a note names them."""
     return paths if isinstance(paths, str) else " and ".join(paths)

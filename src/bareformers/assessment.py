@@ -1,0 +1,292 @@
+"""Which model each task has, and how it is judged and shown: scores, samples and maps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from bareformers import registry
+from bareformers.data.batching import evaluation_batches
+from bareformers.data.examples import IGNORED, Example, Examples, Ids
+from bareformers.data.tasks import TaskData
+from bareformers.errors import InputError
+from bareformers.measure import quality
+from bareformers.measure.maps import Mixer, maps
+from bareformers.models import BareForCausalLM, BareForMaskedLM, BareForSeq2SeqLM, BareForSequenceClassification
+from bareformers.report.result import Measure, write_whole
+
+BLANK = "_"  # stands for what is to be told, in the samples of recall and of masked language models
+
+
+def padded(data: TaskData, examples: Examples, batch_tokens: int) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Every example once, in batches of similar length: its indices, and the tensors."""
+    for indices in evaluation_batches(examples.lengths, batch_tokens):
+        yield indices, data.collate([examples[index] for index in indices])
+
+
+def held_out(data: TaskData) -> Examples:
+    """The test side, or the validation side where there is no test."""
+    return data.test if len(data.test) else data.validation
+
+
+@dataclass(frozen=True)
+class Output:
+    """A test example as people read it."""
+
+    source: str
+    reference: str
+    output: str
+
+
+Evaluated = tuple[dict[str, Measure], str | None, list[Output], list[str]]
+
+
+def evaluate(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
+    """Quality on the test side: scores, sacreBLEU's signature, outputs beside references, and remarks.
+
+    Args:
+        settings: the evaluation section of a recipe.
+    """
+    return ASSESSMENTS[data.task].evaluate(model, data, settings)
+
+
+def evaluate_language(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
+    """Likelihood, and continuations to read."""
+    found = held_out_likelihood(model, data, settings)
+    assert found.bits_per_byte is not None
+    scores = {"bits_per_byte": Measure(value=found.bits_per_byte, unit="bits/byte", better="lower")}
+    return {**scores, **likelihood_scores(found)}, None, continuations(model, data, settings), []
+
+
+def evaluate_translation(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
+    """Beam search scored against the references, and likelihood."""
+    found = held_out_likelihood(model, data, settings)
+    outputs, num_unfinished = translations(model, data, settings)
+    translated = quality.translation_scores([each.output for each in outputs], [each.reference for each in outputs])
+    scores = {
+        "bleu": Measure(value=translated.bleu, unit="BLEU", better="higher"),
+        "chrf": Measure(value=translated.chrf, unit="chrF", better="higher"),
+        **likelihood_scores(found),
+    }
+    remarks = [f"{num_unfinished} of {len(outputs)} translations ran to the maximum length"] if num_unfinished else []
+    return scores, translated.signature, outputs[: settings["samples"]], remarks
+
+
+def evaluate_recall(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
+    """How many answers are right, and of how many sequences all; the latter where a sequence has several."""
+    examples = held_out(data)
+    found = quality.recalled(model, padded(data, examples, settings["batch_tokens"]))
+    scores = {"accuracy": Measure(value=found.accuracy, unit="%", better="higher")}
+    if found.likelihood.num_tokens > len(examples):
+        scores["exact"] = Measure(value=found.exact, unit="%", better="higher")
+    scores["loss"] = Measure(value=found.likelihood.loss, unit="nats/token", better="lower")
+    outputs = []
+    for index in range(min(settings["samples"], len(examples))):
+        example = examples[index]
+        tokens, asked = words(data, example["input_ids"]), (example["labels"] != IGNORED).tolist()
+        # Without the </s> that every sequence begins with.
+        prompt = [BLANK if hidden else token for token, hidden in zip(tokens[1:], asked[1:], strict=True)]
+        true = [token for token, hidden in zip(tokens, asked, strict=True) if hidden]
+        outputs.append(Output(" ".join(prompt), " ".join(true), " ".join(words(data, found.answers[index]))))
+    return scores, None, outputs, []
+
+
+def evaluate_masked(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
+    """How likely the masked tokens were, and how many are told right."""
+    examples = held_out(data)
+    found = quality.recalled(model, padded(data, examples, settings["batch_tokens"]), causal=False)
+    accuracy = Measure(value=found.accuracy, unit="%", better="higher")
+    outputs = [
+        filled(data, examples[index], found.answers[index], settings["sample_tokens"])
+        for index in spaced(len(examples), settings["samples"])
+    ]
+    return {**likelihood_scores(found.likelihood), "accuracy": accuracy}, None, outputs, []
+
+
+def evaluate_classification(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
+    """How many texts are told right, over all and class by class."""
+    known = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    if known != data.labels:
+        raise InputError(
+            f"the model knows the classes {', '.join(known)}, in this order, and the data has {', '.join(data.labels)}"
+        )
+    examples = held_out(data)
+    found = quality.classified(model, padded(data, examples, settings["batch_tokens"]))
+    scores = {
+        "accuracy": Measure(value=found.accuracy, unit="%", better="higher"),
+        "f1": Measure(value=found.f1, unit="%", better="higher"),
+        "loss": Measure(value=found.likelihood.loss, unit="nats/text", better="lower"),
+    }
+    outputs = [
+        Output(*examples.texts[index], data.labels[found.guessed[index]])
+        for index in spaced(len(examples), settings["samples"])
+    ]
+    return scores, None, outputs, []
+
+
+def held_out_likelihood(model: Any, data: TaskData, settings: dict[str, Any]) -> quality.Likelihood:
+    """Likelihood of the test side."""
+    examples = held_out(data)
+    batches = (batch for _, batch in padded(data, examples, settings["batch_tokens"]))
+    return quality.likelihood(model, batches, examples.num_bytes, is_causal(data))
+
+
+def likelihood_scores(found: quality.Likelihood) -> dict[str, Measure]:
+    """Loss and perplexity."""
+    return {
+        "loss": Measure(value=found.loss, unit="nats/token", better="lower"),
+        "perplexity": Measure(value=found.perplexity, better="lower"),
+    }
+
+
+def translations(model: Any, data: TaskData, settings: dict[str, Any]) -> tuple[list[Output], int]:
+    """Beam search over the test side, and how many outputs ran to the maximum length without ending."""
+    examples = held_out(data)
+    count = min(settings["max_sentences"] or len(examples), len(examples))
+    rows = (
+        (indices, data.collate([examples[index] for index in indices]))
+        for indices in evaluation_batches(examples.lengths[:count], settings["batch_tokens"])
+    )
+    decoded = quality.decode(
+        model,
+        data.tokenizer,
+        rows,
+        max_new_tokens=model.config.max_position_embeddings - 1,
+        beams=settings["beams"],
+        length_penalty=settings["length_penalty"],
+    )
+    outputs = [Output(*examples.texts[index], text.strip()) for index, text in enumerate(decoded.texts)]
+    return outputs, decoded.num_unfinished
+
+
+def continuations(model: Any, data: TaskData, settings: dict[str, Any]) -> list[Output]:
+    """Greedy continuations of the first half of a few test chunks, beside what really follows."""
+    examples = held_out(data)
+    half = min(model.config.max_position_embeddings, int(examples.lengths.max())) // 2
+    length = min(settings["sample_tokens"], half)
+    whole = np.flatnonzero(examples.lengths >= half + length)
+    found = []
+    for index in whole[spaced(len(whole), settings["samples"])].tolist():
+        ids = [int(token) for token in examples[index]["input_ids"][: half + length]]
+        prompt = torch.tensor([ids[:half]])
+        decoded = quality.decode(model, data.tokenizer, [([0], {"input_ids": prompt})], max_new_tokens=length)
+        prompt_text, reference = (
+            str(data.tokenizer.decode(part, skip_special_tokens=True)) for part in (ids[:half], ids[half:])
+        )
+        found.append(Output(prompt_text, reference, decoded.texts[0]))
+    return found
+
+
+def spaced(count: int, wanted: int) -> list[int]:
+    """`wanted` of `count` indices, evenly spaced; all where there are fewer."""
+    found: list[int] = np.linspace(0, count - 1, min(wanted, count)).astype(int).tolist()
+    return found
+
+
+def filled(data: TaskData, example: Example, answers: Sequence[int], length: int) -> Output:
+    """The first `length` tokens of a masked row: as the model reads them, as they were, and as it fills them in."""
+    read, asked = example["input_ids"], example["labels"] != IGNORED
+    true, told = read.copy(), read.copy()
+    true[asked], told[asked] = example["labels"][asked], answers
+    return Output(*(with_blanks(data, ids[:length]) for ids in (read, true, told)))
+
+
+def with_blanks(data: TaskData, ids: Ids) -> str:
+    """Text in which masked tokens are blanks, and line ends part documents."""
+    text = str(data.tokenizer.decode(ids.tolist()))
+    return text.replace(data.tokenizer.mask_token, f" {BLANK}").replace(data.tokenizer.eos_token, " ⏎ ").strip(" ⏎")
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Which model a task has, and how it is judged and shown.
+
+    Attributes:
+        model: its class.
+        headline: the quality that ranks the variants, of those that `evaluate` gives.
+        evaluate: as the function of that name, for this task.
+        samples: what `samples.json` calls the outputs; the report shows them accordingly.
+        map_tokens: how much of an example is drawn as a map.
+        counted: what budgets and the speed of training count.
+    """
+
+    model: type[PreTrainedModel]
+    headline: str
+    evaluate: Callable[[Any, TaskData, dict[str, Any]], Evaluated]
+    samples: str
+    map_tokens: int = 24
+    counted: str = "tokens"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that mixers have in the model."""
+        if self.model is BareForCausalLM:
+            return ("decoder",)
+        return registry.ROLES if self.model is BareForSeq2SeqLM else ("encoder",)
+
+
+ASSESSMENTS = {
+    "language_modelling": Assessment(BareForCausalLM, "bits_per_byte", evaluate_language, "generation"),
+    "masked_language_modelling": Assessment(
+        BareForMaskedLM, "loss", evaluate_masked, "filling", counted="masked tokens"
+    ),
+    "translation": Assessment(BareForSeq2SeqLM, "bleu", evaluate_translation, "translation"),
+    "classification": Assessment(
+        BareForSequenceClassification, "accuracy", evaluate_classification, "classification", counted="texts"
+    ),
+    # Queries stand at the end of a sequence.
+    "recall": Assessment(BareForCausalLM, "accuracy", evaluate_recall, "recall", map_tokens=64),
+}
+MODELS = {task: each.model for task, each in ASSESSMENTS.items()}
+
+
+def is_causal(data: TaskData) -> bool:
+    """Whether the model predicts the next token of its input, and so shifts its labels itself."""
+    return MODELS[data.task] is BareForCausalLM
+
+
+def write_samples(folder: Path, outputs: list[Output], data: TaskData) -> None:
+    """`samples.txt` for people, `samples.json` for the report."""
+    lines = [f"source     {o.source}\nreference  {o.reference}\noutput     {o.output}\n" for o in outputs]
+    write_whole(folder / "samples.txt", "\n".join(lines))
+    kind = ASSESSMENTS[data.task].samples
+    samples = [{"source": o.source, "reference": o.reference, "output": o.output} for o in outputs]
+    write_whole(folder / "samples.json", json.dumps({"kind": kind, "samples": samples}, ensure_ascii=False) + "\n")
+
+
+def draw(model: Any, data: TaskData) -> dict[str, np.ndarray]:
+    """The maps of a validation example of medium length, or of its first tokens."""
+    most = ASSESSMENTS[data.task].map_tokens
+    lengths = np.minimum(data.validation.lengths, most)
+    example = data.validation[int(np.abs(lengths - int(np.median(lengths))).argmin())]
+    ids = example["input_ids"][:most]
+    inputs = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None].to(model.device)}
+    if not model.config.is_encoder_decoder:
+        return maps(model, inputs, {role: words(data, ids) for role in ASSESSMENTS[data.task].roles}, mixers_of(model))
+    labels = example["labels"][:most]
+    inputs["labels"] = torch.from_numpy(labels.astype(np.int64))[None].to(model.device)
+    start = [data.tokenizer.bos_token_id, *labels[:-1].tolist()]
+    return maps(model, inputs, {"encoder": words(data, ids), "decoder": words(data, start)}, mixers_of(model))
+
+
+def mixers_of(model: Any) -> list[Mixer]:
+    """Role, layer and module of every mixer of a model of ours."""
+    found: list[Mixer] = []
+    for role in ("encoder", "decoder"):
+        for layer, block in enumerate(getattr(model, role).blocks if hasattr(model, role) else ()):
+            found += [(role, layer, block.mixer)] if block.mixer is not None else []
+            found += [("cross", layer, block.cross_mixer)] if block.cross_mixer is not None else []
+    return found
+
+
+def words(data: TaskData, ids: Iterable[int]) -> list[str]:
+    """Each token as it is written, line ends and spaces made visible."""
+    return [str(data.tokenizer.decode([int(token)])).replace("\n", "⏎").replace(" ", "·") for token in ids]

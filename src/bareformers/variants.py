@@ -1,0 +1,174 @@
+"""The config of each variant: what the data fixes, what the recipe says, and what the run it starts from has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from bareformers import registry
+from bareformers.assessment import ASSESSMENTS
+from bareformers.data.tasks import TaskData
+from bareformers.errors import InputError, unknown
+from bareformers.models import BareConfig
+from bareformers.recipe import Recipe, Start
+from bareformers.training.ledger import Ledger
+
+CHANGEABLE = ("dropout", "attention_dropout", "classifier_pooling")  # in a run that starts from another
+
+
+def configure(recipe: Recipe, variant: str, data: TaskData, start: Start | None = None) -> BareConfig:
+    """The config of a variant: what the data fixes, then the recipe's model section, then the variant's own keys.
+
+    Of a variant that starts from another run, all but what is `CHANGEABLE` is that run's.
+    """
+    tokenizer = data.tokenizer
+    fixed = {
+        "vocab_size": len(tokenizer),
+        "is_encoder_decoder": recipe.task.name == "translation",
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": tokenizer.bos_token_id,
+        "length_ratio": data.length_ratio,
+    }
+    given = recipe.model_for(variant)
+    if taken := sorted(set(given) & set(fixed)):
+        instead = {"length_ratio": ", or write it as an option: cross_mixer: {name: gaussian, length_ratio: 1.1}"}
+        raise InputError(
+            f"variant {variant!r}: {taken[0]} follows from the data and the task; "
+            f"leave it out of the model{instead.get(taken[0], '')}"
+        )
+    try:
+        refuse_idle(given, data)
+        if start is None:
+            given = {"max_position_embeddings": recipe.task.max_length, **given}
+        else:
+            given = {**started(start, given, data), **{key: given[key] for key in CHANGEABLE if key in given}}
+        length = given["max_position_embeddings"]
+        if isinstance(length, int) and length < recipe.task.max_length:
+            where = "" if start is None else f" of {start.run}"
+            raise InputError(
+                f"max_position_embeddings {length}{where} is less than task.max_length {recipe.task.max_length}"
+            )
+        config = BareConfig.from_recipe(**{**given, **fixed})
+    except InputError as error:
+        raise InputError(f"variant {variant!r}: {error}") from None
+    config.architectures = [ASSESSMENTS[data.task].model.__name__]
+    if data.labels:
+        config.id2label = dict(enumerate(data.labels))
+        config.label2id = {label: index for index, label in enumerate(data.labels)}
+    return config
+
+
+def refuse_idle(given: dict[str, Any], data: TaskData) -> None:
+    """An `InputError` for a key of the model that would do nothing in the model of this task."""
+    own = ASSESSMENTS[data.task].roles
+    idle = {f"{role}_mixer" for role in registry.ROLES if role not in own}
+    if "cross" not in own:
+        idle.add("num_encoder_layers")
+    if unused := sorted(idle & set(given)):
+        names = {"masked_language_modelling": "a masked language model", "classification": "a classifier"}
+        lacks = "decoder" if "encoder" in own else "encoder"
+        raise InputError(f"{names.get(data.task, 'a language model')} has no {lacks}, so {unused[0]} would do nothing")
+    if "classifier_pooling" in given and data.task != "classification":
+        raise InputError("classifier_pooling is for task.name: classification, and would do nothing")
+
+
+def started(start: Start, given: dict[str, Any], data: TaskData) -> dict[str, Any]:
+    """What the config of a run that is started from says; what `given` says must not differ."""
+    try:
+        config = BareConfig.from_pretrained(start.folder / "model")
+    except (OSError, ValueError) as error:
+        raise InputError(f"the model in {start.run} cannot be used: {' '.join(str(error).split())}") from error
+    roles = ASSESSMENTS[data.task].roles
+    able = {task: each.model.__name__ for task, each in ASSESSMENTS.items() if each.roles == roles}
+    there = (config.architectures or ["something else"])[0]
+    if there not in able.values():
+        raise InputError(
+            f"{data.task} cannot start from {start.run}, whose model is a {there}; "
+            f"start from a run of {' or '.join(able)}"
+        )
+    own = {name: getattr(config, name) for name in BareConfig.__annotations__}
+    for key, value in given.items():
+        if key not in own:
+            raise unknown("model key", key, own)
+        if key not in CHANGEABLE and plain(value) != plain(own[key]):
+            raise InputError(
+                f"{key} is {value!r}, and {own[key]!r} in {start.run}, from which it starts; leave it out "
+                f"(only {', '.join(CHANGEABLE)} may change), or start from a run with {value!r}"
+            )
+    return own
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON gives it back: lists for tuples, text for the keys of mappings."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def common_tokenizer(recipe: Recipe) -> Any:
+    """The tokenizer of the runs that the variants start from, the same in all of them; None where none does."""
+    first: Start | None = None
+    spelled: dict[str, Any] = {}
+    for variant in recipe.variants:
+        for seed in recipe.seeds_for(variant):
+            start = recipe.start_for(variant, seed)
+            if start is None:
+                continue
+            there = start.folder / "model"
+            if not (there / Ledger.FILE).exists():
+                what = "holds no finished run" if start.folder.is_dir() else "is not there"
+                raise InputError(
+                    f"variant {variant!r} starts from {start.run}, which {what}; "
+                    f"carry out its recipe first, or write start_from=<the folder of a finished run>"
+                )
+            found = spelling(there / "tokenizer.json")
+            if first is None:
+                first, spelled = start, found
+            elif found != spelled:
+                raise InputError(
+                    f"{first.run} and {start.run} have different tokenizers, and all variants read the same data; "
+                    f"start from runs of one recipe"
+                )
+    return None if first is None else AutoTokenizer.from_pretrained(first.folder / "model")
+
+
+def spelling(file: Path) -> dict[str, Any]:
+    """What a saved tokenizer makes of text."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} is damaged: {' '.join(str(error).split())}") from error
+    return {key: value for key, value in found.items() if key not in ("truncation", "padding")}
+
+
+def describe(config: BareConfig) -> str:
+    """Mixers and block in words: `gaussian (encoder, decoder), dot_product (cross) in pre_ln`."""
+    mixed: dict[str, list[str]] = {}
+    for role in used_roles(config):
+        names = [config.mixer_spec(role, layer)["name"] for layer in range(config.num_layers(role))]
+        mixed.setdefault(" / ".join(dict.fromkeys(names)), []).append(role)
+    block = config.block if isinstance(config.block, str) else config.block["name"]
+    if len(mixed) == 1:
+        return f"{next(iter(mixed))} in {block}"
+    return ", ".join(f"{names} ({', '.join(where)})" for names, where in mixed.items()) + f" in {block}"
+
+
+def used_roles(config: BareConfig) -> tuple[str, ...]:
+    """Where mixers sit in the model that this is the config of."""
+    for each in ASSESSMENTS.values():
+        if each.model.__name__ in (config.architectures or ()):
+            return each.roles
+    return registry.ROLES if config.is_encoder_decoder else ("decoder",)
+
+
+def is_floor(config: BareConfig) -> bool:
+    """Whether all self mixers are floors."""
+    return all(
+        registry.mixers.get(config.mixer_spec(role, layer)["name"]).floor
+        for role in used_roles(config)
+        if role != "cross"
+        for layer in range(config.num_layers(role))
+    )
