@@ -99,6 +99,7 @@ def shaped_mixer(length: int, options: argparse.Namespace) -> DotProduct:
     torch.manual_seed(0)
     with torch.no_grad():
         mixer.shaping.gains.normal_(1.0, 0.1)
+        mixer.shaping.gain.fill_(1.0)
     return mixer
 
 
@@ -106,7 +107,7 @@ def matrices(mixer: DotProduct, x: Tensor) -> Tensor:
     """Equation 5 as it is written: every matrix is made, for every head and row of the batch."""
     length = x.shape[1]
     assert mixer.shaping is not None
-    alpha, beta, gamma = mixer.shaping.gains.unbind()
+    alpha, beta, gamma = (mixer.shaping.gain * mixer.shaping.gains).unbind()
     queries, keys, values = mixer.heads(mixer.query(x)), mixer.heads(mixer.key(x)), mixer.heads(x)
     scores = queries @ keys.transpose(-1, -2) / math.sqrt(mixer.slot.head_size)
     future = torch.ones(length, length, dtype=torch.bool).triu(1)

@@ -116,7 +116,9 @@ def evaluate_classification(model: Any, data: TaskData, settings: dict[str, Any]
     known = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     if known != data.labels:
         raise InputError(
-            f"the model knows the classes {', '.join(known)}, in this order, and the data has {', '.join(data.labels)}"
+            f"the model knows the classes {', '.join(known)}, in this order, and the data has "
+            f"{', '.join(data.labels)}; "
+            f"evaluate it on data with the same ones"
         )
     examples = held_out(data)
     found = quality.classified(model, padded(data, examples, settings["batch_tokens"]))

@@ -12,13 +12,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
-    set_seed,
 )
 
 from bareformers import run as running
@@ -74,10 +71,8 @@ def of_run(folder: Path, text: Path | None) -> Inspection:
     if start is not None and start.weights and not start.folder.is_dir():
         notes.append(f"It began with the weights of {start.run}, which are not there any more.")
     else:
-        set_seed(resolved["seed"])
-        fresh = type(model)(copy.deepcopy(model.config)).eval()
+        fresh = running.fresh(type(model), copy.deepcopy(model.config), resolved["seed"], start).eval()
         if start is not None and start.weights:
-            running.take_weights(fresh, start.folder)
             notes.append(f"It began with the weights of {start.run}.")
         stages = {BEFORE: fresh, **stages}
     for net in stages.values():
@@ -99,7 +94,7 @@ def of_model(target: str, text: Path | None) -> Inspection:
     config = _loaded(AutoConfig, target)
     if text is None:
         raise InputError(f"{target} is a model without data of its own; write --text <a file that it is to read>")
-    auto = _auto_class(config)
+    auto = running.auto_class(config)
     # Fused attention leaves no maps.
     model = _loaded(auto, target, attn_implementation="eager", dtype=torch.float32).eval()
     tokenizer = _loaded(AutoTokenizer, target)
@@ -123,20 +118,6 @@ def _loaded(auto: Any, target: str, **options: Any) -> Any:
         raise InputError(
             f"{target} is neither a run folder nor a model that transformers can load: {reason}"
         ) from error
-
-
-def _auto_class(config: Any) -> Any:
-    """The class to load a model with: with its head, where that is one of a language model or of a classifier."""
-    name = (config.architectures or [""])[0]
-    if config.is_encoder_decoder:
-        return AutoModelForSeq2SeqLM
-    heads = {
-        "MaskedLM": AutoModelForMaskedLM,
-        "CausalLM": AutoModelForCausalLM,
-        "LMHead": AutoModelForCausalLM,
-        "SequenceClassification": AutoModelForSequenceClassification,
-    }
-    return next((auto for part, auto in heads.items() if part in name), AutoModel)
 
 
 def _batch(auto: Any, model: Any, tokenizer: Any, text: Path) -> tuple[dict[str, Tensor], list[str]]:

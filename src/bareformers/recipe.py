@@ -93,7 +93,7 @@ class Training(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     decay: Annotated[float, Field(ge=0, le=1)] = 0.35  # share of the budget in which warmup_stable_decay falls to 0
     betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01  # not on norms and biases
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01  # not on norms, biases and gains
     clip: Annotated[float, Field(ge=0)] = 1.0  # norm of the gradient
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 where the processor multiplies it natively

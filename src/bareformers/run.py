@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
@@ -311,10 +312,7 @@ def train(each: Run, data: TaskData, note: Log) -> Spent:
     """Train one run and save its model, unless that was done before; returns what it spent."""
     if (each.folder / "model" / Ledger.FILE).exists():
         return saved(each.folder / "model")
-    set_seed(each.seed)
-    model = MODELS[data.task](each.config)
-    if each.start is not None and each.start.weights:
-        take_weights(model, each.start.folder)
+    model = fresh(MODELS[data.task], each.config, each.seed, each.start)
     described = environment.describe(each.training.precision)
     write_whole(each.folder / "environment.json", json.dumps(described, indent=1) + "\n")
     origin = f"; weights of {each.start.run}" if each.start is not None and each.start.weights else ""
@@ -345,6 +343,15 @@ def train(each: Run, data: TaskData, note: Log) -> Spent:
     trainer.ledger.save(each.folder / "model")
     trainer.remove_checkpoints()
     return spent
+
+
+def fresh(cls: type[Any], config: Any, seed: int, start: Start | None) -> Any:
+    """A model before its first step: initialised by `seed`, or with the weights of the run that it starts from."""
+    set_seed(seed)
+    model = cls(config)
+    if start is not None and start.weights:
+        take_weights(model, start.folder)
+    return model
 
 
 def take_weights(model: Any, folder: Path) -> None:
@@ -458,13 +465,17 @@ def load_model(folder: Path) -> tuple[Any, Any]:
 
 
 def auto_class(config: Any) -> Any:
-    """The class of `transformers` that loads the model whose config this is."""
+    """The class to load a model with: with its head, where that is one of a language model or of a classifier."""
     name = (config.architectures or [""])[0]
-    if name.endswith("MaskedLM"):
-        return AutoModelForMaskedLM
-    if name.endswith("SequenceClassification"):
-        return AutoModelForSequenceClassification
-    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    heads = {
+        "MaskedLM": AutoModelForMaskedLM,
+        "CausalLM": AutoModelForCausalLM,
+        "LMHead": AutoModelForCausalLM,
+        "SequenceClassification": AutoModelForSequenceClassification,
+    }
+    return next((auto for part, auto in heads.items() if part in name), AutoModel)
 
 
 def settings_of(folder: Path) -> dict[str, Any]:

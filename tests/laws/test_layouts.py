@@ -15,6 +15,7 @@ from tests.reference.blocks import naive, normed, shaped_map
 MIXERS = [
     ("dot_product", {}),
     ("dot_product", {"positions": "rotary"}),
+    ("dot_product", {"positions": "relative"}),
     ("random", {}),
     ("dense", {}),
     ("gaussian", {}),

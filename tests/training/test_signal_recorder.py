@@ -5,25 +5,11 @@ import time
 
 import pytest
 import torch
-from transformers import TrainerCallback
 
 from bareformers.measure.signal import signal
 from bareformers.training.signal_recorder import SignalRecorder, fixed_batch, unwrapped
 from tests.training import tiny
-
-
-class Fall(TrainerCallback):
-    """Ends the process before a step, as far as a test can."""
-
-    class Killed(Exception):
-        pass
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise self.Killed
+from tests.training.tiny import Fall
 
 
 def recorded(data, folder, **settings):

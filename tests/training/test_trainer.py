@@ -16,6 +16,7 @@ from bareformers.training.objectives import CrossEntropy
 from bareformers.training.schedules import factor
 from bareformers.training.trainer import Watch
 from tests.training import tiny
+from tests.training.tiny import Fall
 
 
 def weights(net):
@@ -125,20 +126,6 @@ def test_another_seed_sees_other_batches(text, tmp_path):
 
 
 # Checkpoints
-
-
-class Fall(TrainerCallback):
-    """Ends the process after a step, as far as a test can."""
-
-    class Killed(Exception):
-        pass
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise self.Killed
 
 
 def run_and_fall(data, folder, step, **settings):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 from bareformers import cli, registry
 from bareformers.assessment import MODELS
@@ -341,3 +341,17 @@ def forget(registered: registry.Registry, *names: str) -> None:
     """Take back what a test has registered."""
     for name in names:
         registered._classes.pop(name, None)
+
+
+class Fall(TrainerCallback):
+    """Ends the process before a step, as far as a test can."""
+
+    class Killed(Exception):
+        pass
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise self.Killed

@@ -35,6 +35,7 @@ class FeedForward(nn.Module):
     """W2 act(W1 x): [B, T, D] -> [B, T, D], each position by itself.
 
     A gated activation takes W1 x in halves a and b and gives act(a) b, so that W2 reads half of `intermediate_size`.
+    relu writes over what `inner` gave.
     """
 
     def __init__(self, hidden_size: int, intermediate_size: int, act: str, dropout: float, use_bias: bool) -> None:
@@ -67,22 +68,20 @@ class Gain(SelfInitialised):
         super().__init__()
         self.start = start
         self.gain = nn.Parameter(torch.empty(1))
-        self.is_folded = False
 
     def init_weights(self, std: float) -> None:
         init.constant_(self.gain, self.start)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x if self.is_folded else x * self.gain
+        return x * self.gain
 
     @torch.no_grad()
     def fold(self, *parameters: Tensor | None) -> None:
-        """Multiply by it what makes its input, once, in place of the input every time."""
+        """Multiply by it what makes its input, and be 1 from then on."""
         for parameter in parameters:
             if parameter is not None:
                 parameter.mul_(self.gain)
         self.gain.fill_(1.0)
-        self.is_folded = True
 
 
 class NearIdentity(SelfInitialised):

@@ -18,7 +18,8 @@ sas_p, its parallel form: no skip at all and one norm
 All end with a norm after the last layer. g, which starts small, and a are trained numbers, as are those of the map.
 With `norm: none` only the first norm of all and the last are left. The paper has no encoder-decoder; here the cross
 mixer, whose keys are not its queries so that no map of it is an identity, keeps its projections. In v_skipinit and sas
-it is a sub-layer between the two with a norm and a skip of its own, in sas_p a third parallel branch with a gain.
+it is a sub-layer between the two with a norm and a skip of its own, in sas_p a third parallel branch with a gain that
+starts as that of the feed-forward network.
 """
 
 from __future__ import annotations
@@ -133,17 +134,12 @@ class SASParallel(Skipless):
 
     @dataclass
     class Options(FeedForwardGain):
-        cross_gain: float = 0.1  # of the cross mixer at the start, which the paper does not have
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.cross_gain <= 0:
-                raise InputError(f"cross_gain is above 0, not {self.cross_gain}")
+        """Those of the three."""
 
     def __init__(self, place: Place, mixer: TokenMixer | None, cross_mixer: TokenMixer | None, options: Any) -> None:
         super().__init__(place, mixer, cross_mixer, options)
         self.norm = place.new_norm(kept=place.is_first)
-        self.cross_gain = Gain(options.cross_gain) if cross_mixer is not None else None
+        self.cross_gain = Gain(options.ffn_gain) if cross_mixer is not None else None
         self.drop_projections()
         # Queries, keys and the first map of the feed-forward network read the same input.
         self.joint = None

@@ -17,9 +17,8 @@ It is called with what asks and, in the cross role, with what is read as the key
 first is y [B, T, D].
 """
 
-LARGEST = (
-    1e11  # products in the Jacobian of one mixer: at 24 positions a width of about 550, a few seconds on two cores
-)
+# Products in the Jacobian of one mixer: at 24 positions a width of about 550, a few seconds on two cores.
+LARGEST = 1e11
 AT_ONCE = 2**20  # numbers in the gradients that are computed together
 
 

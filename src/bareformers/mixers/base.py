@@ -164,7 +164,7 @@ class MapMixer(TokenMixer):
     def start_shaped(self) -> None:
         """Initialise such that the shaped map is the identity."""
         assert self.shaping is not None
-        self.shaping.start(self.start_uniform())
+        self.shaping.start(self.shaping.is_centred and self.start_uniform())
 
     def start_uniform(self) -> bool:
         """Initialise such that every visible key weighs the same; False where the map cannot."""

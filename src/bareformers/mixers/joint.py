@@ -14,79 +14,81 @@ from bareformers.mixers.shaping import is_loaded
 
 
 class Share(nn.Module):
-    """What stands where one of the joined maps stood; it answers with its part of the product just made."""
+    """What stands where one of the joined maps stood: its rows of the joint map."""
 
-    def __init__(self, joint: Joint, rows: slice) -> None:
+    def __init__(self, linear: nn.Linear, rows: slice) -> None:
         super().__init__()
         self.rows = rows
-        self._joint = (joint,)  # in a tuple, since the block that has it registers it
-        self._given: list[Tensor] = []
+        self._linear = (linear,)  # in a tuple, since the `Joint` registers it
+        self._given: tuple[Tensor, Tensor] | None = None
 
     @property
     def weight(self) -> Tensor:
-        return self._joint[0].weight[self.rows]
+        return self._linear[0].weight[self.rows]
 
     @property
     def bias(self) -> Tensor | None:
-        bias: Tensor | None = self._joint[0].bias
+        bias: Tensor | None = self._linear[0].bias
         return None if bias is None else bias[self.rows]
 
-    def give(self, part: Tensor) -> None:
-        """Take the product for the one call that follows."""
-        self._given = [part]
+    def give(self, x: Tensor, part: Tensor) -> None:
+        """Take what the joint product made of x, for one call with this x."""
+        self._given = x, part
 
-    def take(self) -> Tensor | None:
-        """The part, once."""
-        return self._given.pop() if self._given else None
+    def forget(self) -> None:
+        self._given = None
 
     def forward(self, x: Tensor) -> Tensor:
-        given = self.take()
-        return F.linear(x, self.weight, self.bias) if given is None else given
+        given, self._given = self._given, None
+        return given[1] if given is not None and given[0] is x else F.linear(x, self.weight, self.bias)
 
     def zero(self) -> None:
         """Initialise the rows of this map with zeros."""
-        for parameter in self._joint[0].parameters():
+        for parameter in self._linear[0].parameters():
             if not is_loaded(parameter):
                 parameter.data[self.rows] = 0.0
 
 
-class Joint(nn.Linear):
+class Joint(nn.Module):
     """Linear maps of one input, joined; each leaves a `Share` in its place.
 
     Args:
-        maps: the owner of each map and its name there, as in (ffn, "inner"); all of the same input size.
+        maps: the owner of each map and its name there, as in (ffn, "inner"); all of one input size, and all with a bias
+            or all without.
     """
 
     def __init__(self, maps: Sequence[tuple[nn.Module, str]]) -> None:
+        super().__init__()
         linears = [getattr(owner, name) for owner, name in maps]
+        biased = {linear.bias is not None for linear in linears}
+        assert len(biased) == 1, "some maps have a bias and others none"
         self.sizes = [linear.out_features for linear in linears]
-        super().__init__(linears[0].in_features, sum(self.sizes), bias=linears[0].bias is not None)
+        self.linear = nn.Linear(linears[0].in_features, sum(self.sizes), bias=biased.pop())
         self.shares: tuple[Share, ...] = ()
         stop = 0
         for owner, name in maps:
             start, stop = stop, stop + getattr(owner, name).out_features
-            share = Share(self, slice(start, stop))
+            share = Share(self.linear, slice(start, stop))
             setattr(owner, name, share)
             self.shares += (share,)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Make the product, and hand each share its part; returns x."""
-        product = super().forward(x)
+    def forward(self, x: Tensor) -> None:
+        """Make the product of x and hand each share its part."""
+        product = self.linear(x)
         parts = Parts.apply(product, self.sizes) if torch.is_grad_enabled() else product.split(self.sizes, -1)
         for share, part in zip(self.shares, parts, strict=True):
-            share.give(part)
-        return x
+            share.give(x, part)
 
     def forget(self) -> None:
         """Drop the parts that nobody has asked for, which would keep the whole product alive."""
         for share in self.shares:
-            share.take()
+            share.forget()
 
 
 class Parts(torch.autograd.Function):
     """`split` along the last dimension, whose parts may be written to, and whose backward copies each gradient once.
 
-    That of `split` joins them by `cat`, which takes ten times as long where some are transposed.
+    That of `split` joins them by `cat`, which is slow where some are transposed.
     """
 
     @staticmethod

@@ -30,10 +30,10 @@ class Shaping(nn.Module):
         return self.gains.shape[0] == 3
 
     def start(self, uniform: bool) -> None:
-        """Initialise so that the shaped map is the identity: alpha = 1, and beta = gamma = 1 where A starts as C."""
+        """Initialise so that the shaped map is the identity: alpha 1, beta and gamma 1 where A starts as C, else 0."""
         init.ones_(self.gains)
         init.ones_(self.gain)
-        if not (uniform and self.is_centred or is_loaded(self.gains)):
+        if not (uniform or is_loaded(self.gains)):
             self.gains.data[1:] = 0.0
 
     def forward(
@@ -54,7 +54,7 @@ class Shaping(nn.Module):
             shaped = alpha * values + beta * mixed
             if gamma:
                 shaped = shaped - gamma[0] * visible_mean(values, mask, state, "shaping")
-        return shaped.to(mixed.dtype), None if weights is None else self.map(weights, mask)
+        return shaped.to(values.dtype), None if weights is None else self.map(weights, mask)
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -104,8 +104,8 @@ def visible_mean(values: Tensor, mask: Mask, state: MixerState | None = None, na
 def mean_transposed(gradient: Tensor, mask: Mask) -> Tensor:
     """C^T g: the gradient [B, H, T, d] that comes back through `visible_mean`, in the self roles without a state."""
     if mask.causal:
-        shares = gradient / (mask.query_positions + 1)[:, None, :, None]
-        return mask.keep_values(shares.flip(2).cumsum(2).flip(2))
+        shares = gradient.to(torch.promote_types(gradient.dtype, torch.float32)) / counts(mask)
+        return mask.keep_values(shares.flip(2).cumsum(2).flip(2)).to(gradient.dtype)
     count = gradient.shape[2] if mask.keep is None else mask.keep.sum(1).clamp_min(1)[:, None, None, None]
     return mask.keep_values((gradient.sum(2, keepdim=True) / count).expand_as(gradient))
 
@@ -120,7 +120,12 @@ def mean_so_far(values: Tensor, mask: Mask, state: MixerState | None, name: str)
         if name in state:
             sums = sums + state[name]
         state[name] = sums[:, :, -1:].clone()
-    return (sums / (mask.query_positions + 1)[:, None, :, None]).to(values.dtype)
+    return (sums / counts(mask)).to(values.dtype)
+
+
+def counts(mask: Mask) -> Tensor:
+    """How many real positions there are up to each query, [B or 1, 1, T, 1]."""
+    return (mask.query_positions + 1)[:, None, :, None]
 
 
 def mean_of_all(values: Tensor, mask: Mask) -> Tensor:

@@ -133,12 +133,14 @@ class Stack(nn.Module):
                 query_positions=mask.query_positions,
             )
         stream = self.blocks[0].open(self.embeddings(input_ids, inputs_embeds, mask.query_positions))
-        hidden, weights = [self.blocks[0].hidden(stream)], []
+        hidden = [self.blocks[0].hidden(stream)] if output_hidden_states else []
+        weights = []
         for layer, block in enumerate(self.blocks):
             state = past_key_values.layers[layer] if past_key_values is not None else None
             signals = Signals(mask, context, reading, state, bool(output_attentions))
             stream = block(stream, signals)
-            hidden.append(block.hidden(stream))
+            if output_hidden_states:
+                hidden.append(block.hidden(stream))
             weights.append(signals.weights)
         if past_key_values is not None:
             for state in past_key_values.layers:

@@ -45,7 +45,8 @@ def tables(inspection: Inspection) -> list[Table]:
         table = Table(title=stage, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("layer", no_wrap=True)
         for key in signal.MEASURES:
-            table.add_column(words.label(key), justify="right")
+            label = words.label(key)
+            table.add_column(label, justify="right", min_width=max(map(len, label.split())))
         for name, cells in rows:
             table.add_row(name, *cells)
         found.append(table)

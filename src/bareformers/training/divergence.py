@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 
-def is_finite(gradients: list[Tensor]) -> bool:
+def is_finite(tensors: list[Tensor]) -> bool:
     """Whether all entries are numbers; one look at the device for all tensors."""
-    return not gradients or bool(torch.stack([norm.sum() for norm in torch._foreach_norm(gradients)]).isfinite().all())
+    return bool(nn.utils.get_total_norm(tensors, math.inf).isfinite())
 
 
 def fault(model: nn.Module, forward: Callable[[], Tensor]) -> tuple[float, str]:

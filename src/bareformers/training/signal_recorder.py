@@ -17,16 +17,18 @@ from bareformers.measure.signal import signal
 from bareformers.training.ledger import replace
 from bareformers.training.trainer import BareTrainer
 
-NUM_TOKENS = 1024
+NUM_TOKENS, ROW_TOKENS = 512, 128  # of the batch, and the most of one row: all maps of it are made
 
 
 def fixed_batch(
     examples: Examples, collate: Callable[[Sequence[Any]], dict[str, Tensor]], num_tokens: int = NUM_TOKENS
 ) -> dict[str, Tensor]:
-    """The first examples, as many as make `num_tokens` with their padding; at least one, cut to that length."""
-    sizes = np.maximum.accumulate(examples.lengths) * np.arange(1, len(examples) + 1)
+    """The first examples, cut to `ROW_TOKENS`, as many as make `num_tokens` with their padding; at least one."""
+    lengths = np.minimum(examples.lengths, ROW_TOKENS)
+    sizes = np.maximum.accumulate(lengths) * np.arange(1, len(examples) + 1)
     batch = collate([examples[index] for index in range(max(1, int((sizes <= num_tokens).sum())))])
-    return {name: tensor[:, :num_tokens] if tensor.dim() > 1 else tensor for name, tensor in batch.items()}
+    most = min(num_tokens, ROW_TOKENS)
+    return {name: tensor[:, :most] if tensor.dim() > 1 else tensor for name, tensor in batch.items()}
 
 
 class SignalRecorder(TrainerCallback):

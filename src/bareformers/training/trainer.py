@@ -226,7 +226,7 @@ class BareTrainer(Trainer):
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Forward and backward of a batch; `Diverged` where a gradient is no number, before any weight has seen it."""
         loss = super().training_step(*args, **kwargs)
-        if not divergence.is_finite([p.grad for p in self.model.parameters() if p.grad is not None]):
+        if not divergence.is_finite([loss, *(p.grad for p in self.model.parameters() if p.grad is not None)]):
             found, where = divergence.fault(self.model, self.repeat_forward)
             raise Diverged(f"{self.watch.label}: the loss is {found} at step {self.ledger.spent.steps + 1}; {where}")
         return loss

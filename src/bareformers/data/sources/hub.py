@@ -66,5 +66,8 @@ def label_names(features: Any, field: str | None) -> tuple[str, ...]:
 def _named(item: Item, names: tuple[str, ...], where: str) -> Labelled:
     assert isinstance(item, Labelled)
     if not item.label.isdecimal() or int(item.label) >= len(names):
-        raise InputError(f"{where} has the class {item.label}, which stands for none of {', '.join(names)}")
+        raise InputError(
+            f"{where} has the class {item.label}, which stands for none of {', '.join(names)}; "
+            f"leave a side without classes out, as in test: null"
+        )
     return Labelled(item.text, names[int(item.label)])
