@@ -4,8 +4,8 @@
 
   layers    a stack of decoder layers, forward, backward and a step of AdamW, without vocabulary; every block has the
             dot product in the same fast form
-  shaped    (alpha I + beta A - gamma C) X: ours, which makes none of these matrices but A, and that only where it is
-            faster; against all of them [B, H, T, T], as the authors compute it
+  shaped    (alpha I + beta A - gamma C) X without the projections around it: ours, which makes none of these matrices
+            but A, and that only where it is faster; against all of them [B, H, T, T], as the authors compute it
   memory    what a training step of the stack allocates at most, weights and their gradients left out
 
 Blocks and forms take turns; figures are medians. Outputs and gradients of the two forms of `shaped` are compared at the
@@ -25,7 +25,7 @@ import torch
 from record import save
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from bareformers.measure import cost
 from bareformers.measure.speed import interleaved
@@ -95,6 +95,7 @@ def shaped_mixer(length: int, options: argparse.Namespace) -> DotProduct:
     mixer = build("dot_product", slot)
     assert isinstance(mixer, DotProduct)
     mixer.shape(identity=True)
+    mixer.query = mixer.key = nn.Identity()  # the map alone, without what is the same in both forms
     assert mixer.shaping is not None
     torch.manual_seed(0)
     with torch.no_grad():

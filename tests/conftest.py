@@ -1,5 +1,6 @@
-"""Settings that hold for the whole suite: one thread, no network, one marker."""
+"""Settings that hold for the whole suite: one thread, no network, one marker, and a heap that collects quickly."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -8,3 +9,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than three seconds")
+
+
+def pytest_collection_finish(session):
+    # `Trainer` collects garbage several times a run, and would look through thousands of tests each time.
+    gc.collect()
+    gc.freeze()

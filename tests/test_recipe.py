@@ -37,6 +37,7 @@ MISTAKES = {
     "evaluation_key": ("evaluation.beam=5", "unknown key 'evaluation.beam'; did you mean 'beams'"),
     "hopeless_key": ("evaluation.xyzzy=5", "unknown key 'evaluation.xyzzy'; known are beams, "),
     "task_name": ("task.name=translate", "task.name: .*'language_modelling' or 'translation', not 'translate'"),
+    "idle_masks": ("task.mask_share=0.3", "language_modelling masks nothing, so mask_share would do nothing"),
     "schedule": ("training.schedule=linear", "training.schedule: .*'cosine'.*not 'linear'"),
     "precision": ("training.precision=fp16", "training.precision: .*not 'fp16'"),
     "too_long": ("task.too_long=keep", "task.too_long: .*not 'keep'"),

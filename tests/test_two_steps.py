@@ -212,7 +212,8 @@ def test_a_saved_classifier_knows_its_classes(tuned, capsys):
     words = ("evaluate", run, "data.label_names=[plant, animal, stone]")
     sentence = tiny.command(capsys, *words).sentence
     assert sentence == (
-        "the model knows the classes animal, plant, stone, in this order, and the data has plant, animal, stone"
+        "the model knows the classes animal, plant, stone, in this order, and the data has plant, animal, stone; "
+        "evaluate it on data with the same ones"
     )
 
 

@@ -65,6 +65,13 @@ class Task(Section):
     too_long: Literal["drop", "cut", "error"] = "drop"  # pairs and labelled texts beyond max_length, counted
     mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15  # masked_language_modelling: of the tokens of a block
 
+    @model_validator(mode="after")
+    def _masks(self) -> Task:
+        default = type(self).model_fields["mask_share"].default
+        if self.name != "masked_language_modelling" and self.mask_share != default:
+            raise ValueError(f"{self.name} masks nothing, so mask_share would do nothing; leave it out")
+        return self
+
 
 class Budget(Section):
     """What every variant may spend: exactly one of these."""
