@@ -80,7 +80,16 @@ def test_one_seed_is_held_against_the_spread_of_the_others():
 def test_a_floor_as_good_as_the_baseline_shows_nothing():
     made = compare({"dot": [40.0, 40.5], "gauss": [39.0, 39.1], "avg": [40.1, 40.3]}, floors={"avg"})
     assert "but the floor avg does as well as dot (40.2), so nothing is shown" in plain(verdict(made))
-    assert any("cannot rank mixers" in caveat for caveat in caveats(made))
+    assert any("this task and budget rank nothing" in caveat for caveat in caveats(made))
+
+
+def test_beside_a_floor_as_good_as_the_baseline_what_beats_both_is_shown():
+    scores = {"dot": [40.0, 40.5], "gauss": [44.0, 44.2], "rand": [40.1, 40.2], "avg": [40.1, 40.3]}
+    made = compare(scores, floors={"avg"})
+    assert plain(verdict(made)).endswith(
+        "; but the floor avg does as well as dot (40.2), so only gauss shows that mixing pays."
+    )
+    assert any("only gauss can be told from it" in caveat for caveat in caveats(made))
 
 
 def test_a_variant_no_better_than_the_floor_is_told_so():

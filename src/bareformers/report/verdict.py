@@ -63,9 +63,12 @@ def caveats(comparison: Comparison) -> list[str]:
             "quality needs mixing at all."
         )
     elif (floor := best_floor(comparison)) and not _beats(comparison.reference, floor, comparison.headline):
-        found.append(
-            f"The baseline does no better than the floor {floor.name}: this task and budget cannot rank mixers."
-        )
+        key = comparison.headline
+        better = [
+            variant.name for variant in comparison.variants if measured(variant, key) and _beats(variant, floor, key)
+        ]
+        ranked = f"only {words.listed(better)} can be told from it" if better else "this task and budget rank nothing"
+        found.append(f"The baseline does no better than the floor {floor.name}: {ranked}.")
     for variant in comparison.variants:
         if variant.status != "finished":
             found.append(f"{variant.name} did not finish in every run ({variant.status}).")
@@ -237,7 +240,8 @@ def _about_floor(comparison: Comparison, best: VariantResult) -> str:
     if floor is None:
         return ""
     if not _beats(baseline, floor, key):
-        return f"but the floor {floor.name} does as well as {baseline.name} ({_score(floor, key)}), so nothing is shown"
+        shown = f"only {best.name} shows that mixing pays" if _beats(best, floor, key) else "nothing is shown"
+        return f"but the floor {floor.name} does as well as {baseline.name} ({_score(floor, key)}), so {shown}"
     if not _beats(best, floor, key):
         return f"but that is no better than the floor {floor.name} ({_score(floor, key)})"
     share = kept(comparison, floor)
