@@ -11,7 +11,7 @@ demo: install
 	@echo "Open runs/quickstart/report.html in a browser."
 
 test: install-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 lint: install-dev
 	$(BIN)/ruff check .
