@@ -265,7 +265,7 @@ def test_all_of_a_layer_learns(name):
 def test_blocks_have_the_last_word_on_how_their_mixers_start():
     block = built("sas").mixer.block
     assert not block.mixer.query.weight.any() and block.mixer.key.weight.any()
-    assert (block.mixer.shaping.gains == 1).all() and block.ffn_gain.gain.item() == pytest.approx(0.1)
+    assert (block.mixer.shaping.gains == 1).all() and block.ffn.outer.gain.item() == pytest.approx(0.1)
 
 
 def test_layers_in_an_encoder(tmp_path):

@@ -48,6 +48,6 @@ def test_what_only_multiplies_weights_is_folded(block):
     for stack in ("encoder", "decoder"):
         for layer in range(2):
             prefix = f"{stack}.blocks.{layer}"
-            gain = before[f"{prefix}.ffn_gain.gain"]
+            gain = before[f"{prefix}.ffn.outer.gain"]
             folded = net.get_parameter(f"{prefix}.ffn.outer.weight")
             close(folded, gain * before[f"{prefix}.ffn.outer.weight"], 1e-6)

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bareformers import registry
-from bareformers.blocks.layers import FeedForward
+from bareformers.blocks.layers import FeedForward, GainedLinear
 from bareformers.mixers.masks import Mask
 from bareformers.mixers.shaping import Shaping
 from tests.laws.cases import Case, close, fresh, model, noise
@@ -45,6 +45,27 @@ def test_the_norm_that_is_left_comes_first(block):
     x = noise(2, 5, 16, seed=1)
     small, large = (decoder(inputs_embeds=scale * x).last_hidden_state for scale in (10.0, 1000.0))
     close(large, small, 1e-4)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_gained_linear_map(bias):
+    """Its gradients are written out; in half precision the weights keep theirs in float32."""
+    linear = GainedLinear(5, 3, bias).double()
+    nn.init.constant_(linear.gain, -0.3)
+    x = noise(2, 4, 5, seed=1).double().requires_grad_()
+    close(linear(x), -0.3 * F.linear(x, linear.weight, linear.bias), 1e-12)
+    names, parameters = zip(*linear.named_parameters(), strict=True)
+
+    def product(x, *given):
+        return torch.func.functional_call(linear, dict(zip(names, given, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(product, (x, *parameters))
+    with torch.no_grad():
+        close(linear(x), product(x, *parameters), 1e-12)
+    linear = linear.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        linear(noise(2, 4, 5, seed=1)).float().sum().backward()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in linear.parameters())
 
 
 def test_geglu():

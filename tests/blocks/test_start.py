@@ -49,7 +49,7 @@ def test_gains_at_the_start(block, case):
         alpha, beta, gamma = layer.mixer.shaping.gains
         shaped = 0.0 if case.name in FIXED else 1.0
         assert (alpha == 1).all() and (beta == shaped).all() and (gamma == shaped).all()
-        assert layer.mixer.shaping.gain == 1 and layer.ffn_gain.gain.item() == pytest.approx(0.1)
+        assert layer.mixer.shaping.gain == 1 and layer.ffn.outer.gain.item() == pytest.approx(0.1)
         if block != "sas_p":
             assert layer.skip_gain.gain == 1
 
@@ -70,7 +70,7 @@ def test_without_a_centre_the_map_starts_at_nothing():
 def test_options_set_the_gain_of_the_feed_forward_network(block):
     net = fresh(Case("dot_product", "cross"), block={"name": block, "ffn_gain": 0.25})
     for layer in (*net.encoder.blocks, *net.decoder.blocks):
-        assert layer.ffn_gain.gain == 0.25
+        assert layer.ffn.outer.gain == 0.25
 
 
 @skipless

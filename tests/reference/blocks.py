@@ -125,7 +125,7 @@ def sas(blocks, x: Tensor, context: Tensor | None) -> Tensor:
         h = attention(block.mixer, normed(block.mixer_norm, x))
         if context is not None:
             h = h + reading(block.cross_mixer, normed(block.cross_norm, h), context)
-        x = block.skip_gain.gain * h + block.ffn_gain.gain * feed_forward(block, normed(block.ffn_norm, h))
+        x = block.skip_gain.gain * h + block.ffn.outer.gain * feed_forward(block, normed(block.ffn_norm, h))
     return normed(blocks[-1].final_norm, x)
 
 
@@ -134,7 +134,7 @@ def sas_p(blocks, x: Tensor, context: Tensor | None) -> Tensor:
     """He & Hofmann 2024, section 4.3: S(norm(x)) + g ffn(norm(x)), no skip at all; ours + g cross(norm(x))."""
     for block in blocks:
         z = normed(block.norm, x)
-        x = attention(block.mixer, z) + block.ffn_gain.gain * feed_forward(block, z)
+        x = attention(block.mixer, z) + block.ffn.outer.gain * feed_forward(block, z)
         if context is not None:
             x = x + block.cross_gain.gain * reading(block.cross_mixer, z, context)
     return normed(blocks[-1].final_norm, x)
@@ -162,10 +162,13 @@ def feed_forward(block, x: Tensor) -> Tensor:
     """W2 relu(W1 x); with geglu (Shazeer 2020) W2 (gelu(a) b) for the halves a and b of W1 x."""
     hidden, act = block.ffn.inner(x), block.place.hidden_act
     if act == "relu":
-        return block.ffn.outer(hidden.clamp_min(0))
-    assert act == "geglu"
-    a, b = hidden.tensor_split(2, -1)
-    return block.ffn.outer(a * (1 + torch.erf(a / math.sqrt(2))) / 2 * b)
+        hidden = hidden.clamp_min(0)
+    else:
+        assert act == "geglu"
+        a, b = hidden.tensor_split(2, -1)
+        hidden = a * (1 + torch.erf(a / math.sqrt(2))) / 2 * b
+    product = hidden @ block.ffn.outer.weight.T
+    return product if block.ffn.outer.bias is None else product + block.ffn.outer.bias
 
 
 def reading(mixer, x: Tensor, context: Tensor) -> Tensor:

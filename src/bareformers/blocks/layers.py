@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -82,6 +84,54 @@ class Gain(SelfInitialised):
             if parameter is not None:
                 parameter.mul_(self.gain)
         self.gain.fill_(1.0)
+
+
+class GainedLinear(nn.Linear):
+    """gain (W x + b) with a trained gain, which who makes this initialises. Its name keeps it out of weight decay."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool) -> None:
+        super().__init__(in_features, out_features, bias=bias)
+        self.gain = nn.Parameter(torch.empty(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            gained: Tensor = GainedProduct.apply(x, self.weight, self.bias, self.gain)
+            return gained
+        return F.linear(x, self.weight, self.bias) * self.gain
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Take the gain into the weights, and be 1 from then on."""
+        for parameter in (self.weight, self.bias):
+            if parameter is not None:
+                parameter.mul_(self.gain)
+        self.gain.fill_(1.0)
+
+
+class GainedProduct(torch.autograd.Function):
+    """What `GainedLinear` computes, remembering x alone: two operations would keep W x too, for the gain's gradient.
+
+    With the gradient G of the output, rows first, that of the gain is <G, W x + b> = <G^T x, W> + <sum G, b>.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, gain: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, bias, gain)
+        return F.linear(x, weight, bias).mul_(gain)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        x, weight, bias, gain = ctx.saved_tensors
+        rows = gradients[0].flatten(0, -2)
+        of_weight = (rows.T @ x.flatten(0, -2).to(rows.dtype)).to(weight.dtype)
+        of_gain = torch.dot(of_weight.flatten(), weight.flatten())
+        of_bias = None
+        if bias is not None:
+            of_bias = rows.sum(0, dtype=bias.dtype)
+            of_gain = of_gain + torch.dot(of_bias, bias)
+            of_bias = of_bias * gain
+        of_x = (gradients[0] * gain.to(rows.dtype)) @ weight.to(rows.dtype)
+        return of_x.to(x.dtype), of_weight.mul_(gain), of_bias, of_gain[None].to(gain.dtype)
 
 
 class NearIdentity(SelfInitialised):

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from bareformers.blocks.base import Block, Place, SequentialBlock, Signals
-from bareformers.blocks.layers import Gain, NearIdentity
+from bareformers.blocks.layers import Gain, GainedLinear, NearIdentity
 from bareformers.errors import InputError
 from bareformers.mixers.base import MapMixer, TokenMixer
 from bareformers.mixers.joint import Joint
@@ -59,9 +59,11 @@ class Skipless(Block):
     def __init__(self, place: Place, mixer: TokenMixer | None, cross_mixer: TokenMixer | None, options: Any) -> None:
         super().__init__(place, mixer, cross_mixer, options)
         self.final_norm = place.new_norm(kept=True) if place.is_last else None
-        self.ffn_gain = Gain(options.ffn_gain)
+        outer = self.ffn.outer
+        self.ffn.outer = GainedLinear(outer.in_features, outer.out_features, place.use_bias)
 
     def init_weights(self, std: float) -> None:
+        init.constant_(self.ffn.outer.gain, self.options.ffn_gain)
         if self.mixer is not None:
             self.mixer.start_shaped()
 
@@ -76,7 +78,7 @@ class Skipless(Block):
         return self.final_norm(stream)
 
     def fold(self) -> None:
-        self.ffn_gain.fold(self.ffn.outer.weight, self.ffn.outer.bias)
+        self.ffn.outer.fold()
         if self.mixer is not None and self.mixer.shaping is not None:
             self.mixer.shaping.fold()
 
@@ -92,7 +94,7 @@ class SequentialSkipless(Skipless, SequentialBlock):
         h = stream if self.mixer is None else self.mix(self.mixer_norm(stream), signals)
         if self.cross_mixer is not None:
             h = h + self.read(self.cross_norm(h), signals)
-        return self.skip_gain(h) + self.ffn_gain(self.feed_forward(self.ffn_norm(h)))
+        return self.skip_gain(h) + self.feed_forward(self.ffn_norm(h))
 
 
 @block("v_skipinit", paper=PAPER + "; He et al., ICLR 2023, arXiv:2302.10322", needs_map=True, norm_free=True)
@@ -151,7 +153,7 @@ class SASParallel(Skipless):
         if self.joint is not None:
             self.joint(x)
         mixed = x if self.mixer is None else self.mix(x, signals)
-        y = mixed + self.ffn_gain(self.feed_forward(x))
+        y = mixed + self.feed_forward(x)
         if self.cross_mixer is not None:
             y = y + self.cross_gain(self.read(x, signals))
         if self.joint is not None:
