@@ -135,7 +135,9 @@ def feature_map(name: str) -> Callable[[T], T]:
     return register
 
 
-def block(name: str, *, paper: str, needs_map: bool = False, norm_free: bool = False) -> Callable[[T], T]:
+def block(
+    name: str, *, paper: str, needs_map: bool = False, norm_free: bool = False, replaceable: bool = False
+) -> Callable[[T], T]:
     """Register a `Block`.
 
     Args:
@@ -143,10 +145,12 @@ def block(name: str, *, paper: str, needs_map: bool = False, norm_free: bool = F
         paper: author, venue, arXiv number.
         needs_map: whether it shapes the map of its self mixer, which then needs one.
         norm_free: whether it may do without norms.
+        replaceable: whether a mixer may stand for more of it than its self mixer; see `TokenMixer.part`.
     """
 
     def register(cls: T) -> T:
-        cls.name, cls.paper, cls.needs_map, cls.norm_free = name, paper, needs_map, norm_free  # type: ignore[attr-defined]
+        cls.name, cls.paper, cls.needs_map = name, paper, needs_map  # type: ignore[attr-defined]
+        cls.norm_free, cls.replaceable = norm_free, replaceable  # type: ignore[attr-defined]
         return blocks.add(name, cls)
 
     return register

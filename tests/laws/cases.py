@@ -16,10 +16,12 @@ from bareformers.mixers.base import SelfInitialised, Slot, TokenMixer
 from bareformers.mixers.linear import FastWeights
 from bareformers.mixers.masks import Mask
 from bareformers.models import BareConfig, BareForCausalLM, BareForSeq2SeqLM
+from tests.reference import attentionless  # noqa: F401  (writes its equations beside the others)
 
 PADDINGS = ("none", "right", "left", "ragged")
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "alr": [{"form": "factorised", "width": 12}],
     "delta": [
         {"feature_map": "dpfp", "key_norm": "sum", "conv": 0, "output_norm": False},
         {"feature_map": "elu"},
@@ -51,6 +53,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 """Options worth running every law with, beside the defaults; the first of a mixer that has none stand for them."""
 
 BLOCK_VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "alr": [{"form": "factorised", "width": 12}],
     "post_ln": [{"deep_norm": True}],
     "resi_dual": [{"scale": 0.3}],
     "v_skipinit": [{"centred": False}],
@@ -143,6 +146,7 @@ def cases_in_blocks() -> Any:
         for name, block in registry.blocks
         for case in _cases(registry.ROLES, False, True, False)
         if not block.needs_map or case.role == "cross" or case.cls.has_map or case.cls.absent
+        if block.replaceable or case.cls.part in ("mixer", "head")
     ]
     return pytest.mark.parametrize("block, case", found)
 
@@ -239,7 +243,8 @@ class Batch:
 
     def run(self, mixer: TokenMixer, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """The whole sequence in one call."""
-        return mixer(self.x, self.mask(), context=self.context, **kwargs)
+        x = self.x if self.context is None else blank(self.x, self.keep)
+        return mixer(x, self.mask(), context=self.context, **kwargs)
 
     def real(self, y: Tensor) -> Tensor:
         """[tokens, ..]: the rows of y [B, T, ..] at real tokens, row by row."""
@@ -250,14 +255,20 @@ def batch(
     case: Case, length: int, context_length: int, padding: str, dtype: torch.dtype = torch.float32, width: int = 16
 ) -> Batch:
     """Three rows of noise, of `length`, two thirds and a third of it, padded on one side or, ragged, on all."""
-    cross = case.role == "cross"
+    cross, keep = case.role == "cross", keep_mask(length, padding)
+    x = noise(3, length, width, seed=2).to(dtype)
     return Batch(
         case.role,
-        noise(3, length, width, seed=2).to(dtype),
-        keep_mask(length, padding),
+        blank(x, keep) if cross else x,
+        keep,
         noise(3, context_length, width, seed=3).to(dtype) if cross else None,
         keep_mask(context_length, padding) if cross else None,
     )
+
+
+def blank(x: Tensor, keep: Tensor | None) -> Tensor:
+    """x [B, T, D] with zeros at padding, as a block hands it to a cross mixer."""
+    return x if keep is None else x.masked_fill(~keep[..., None], 0)
 
 
 def keep_mask(length: int, padding: str) -> Tensor | None:

@@ -93,6 +93,7 @@ class Block(GradientCheckpointingLayer, SelfInitialised):
     paper: ClassVar[str]
     needs_map: ClassVar[bool]
     norm_free: ClassVar[bool]
+    replaceable: ClassVar[bool]
 
     @dataclass
     class Options:
@@ -102,9 +103,11 @@ class Block(GradientCheckpointingLayer, SelfInitialised):
         super().__init__()
         self.place, self.options = place, options
         self.mixer, self.cross_mixer = mixer, cross_mixer
-        self.ffn = FeedForward(
-            place.hidden_size, place.intermediate_size, place.hidden_act, place.dropout, place.use_bias
-        )
+        self.ffn: Any = None
+        if mixer is None or mixer.part != "block":
+            self.ffn = FeedForward(
+                place.hidden_size, place.intermediate_size, place.hidden_act, place.dropout, place.use_bias
+            )
         self.dropout = Dropout(place.dropout)
 
     def open(self, x: Tensor) -> Any:
@@ -128,11 +131,16 @@ class Block(GradientCheckpointingLayer, SelfInitialised):
 
     def mix(self, x: Tensor, signals: Signals) -> Tensor:
         """What the self mixer makes of x, [B, T, D]; dropout included."""
-        return self._run(self.mixer, x, signals, "self")
+        return self.dropout(self._run(self.mixer, x, signals, "self"))
 
     def read(self, x: Tensor, signals: Signals) -> Tensor:
-        """What the cross mixer makes of x and the context, [B, T, D]; dropout included."""
-        return self._run(self.cross_mixer, x, signals, "cross")
+        """What the cross mixer makes of x and the context, [B, T, D]; dropout included.
+
+        Its mask tells of the padding of the context only, so what it reads of x is zero at padding.
+        """
+        if signals.mask.keep is not None:
+            x = x.masked_fill(~signals.mask.keep[:, signals.mask.offset :, None], 0)
+        return self.dropout(self._run(self.cross_mixer, x, signals, "cross"))
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """What the feed-forward network makes of x, [B, T, D]; dropout included."""
@@ -149,7 +157,7 @@ class Block(GradientCheckpointingLayer, SelfInitialised):
         )
         if weights is not None:
             signals.weights[role] = weights
-        return self.dropout(y)
+        return y
 
 
 class SequentialBlock(Block):
@@ -160,18 +168,25 @@ class SequentialBlock(Block):
 
     def __init__(self, place: Place, mixer: TokenMixer | None, cross_mixer: TokenMixer | None, options: Any) -> None:
         super().__init__(place, mixer, cross_mixer, options)
-        self.mixer_norm = place.new_norm(kept=place.is_first) if mixer is not None else None
+        self.replaces = mixer is not None and mixer.part not in ("mixer", "head")
+        has_mixer = mixer is not None and not self.replaces
+        self.mixer_norm = place.new_norm(kept=place.is_first) if has_mixer else None
         self.cross_norm = None
         if cross_mixer is not None:
             # A norm before a mixer that does not look would never learn.
             is_read = cross_mixer.reads_queries or not self.norms_inputs
             self.cross_norm = place.new_norm() if is_read else nn.Identity()
-        self.ffn_norm = place.new_norm(kept=place.is_first and mixer is None)
+        self.ffn_norm = place.new_norm(kept=place.is_first and mixer is None) if self.ffn is not None else None
+
+    def replaced(self, x: Tensor, signals: Signals) -> Tensor:
+        """The stream behind what a mixer stands for that is more than a mixer, [B, T, D]; x where it is not."""
+        return self._run(self.mixer, x, signals, "self") if self.replaces else x
 
     def sublayers(self, signals: Signals) -> Iterator[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
-        """The norm and the function of each sub-layer."""
-        if self.mixer is not None:
+        """The norm and the function of each sub-layer that is not `replaced`."""
+        if self.mixer_norm is not None:
             yield self.mixer_norm, lambda x: self.mix(x, signals)
         if self.cross_mixer is not None:
             yield self.cross_norm, lambda x: self.read(x, signals)
-        yield self.ffn_norm, self.feed_forward
+        if self.ffn is not None:
+            yield self.ffn_norm, self.feed_forward

@@ -3,8 +3,9 @@
     x ─┬─ mixer ─ + ─ norm ─┬─ ffn ─ + ─ norm ─ x'
        └─ (alpha) ┘         └(alpha)─┘
 
-The cross mixer, where there is one, is a third sub-layer of the same form between the two. DeepNorm multiplies the
-skips by alpha, and values, outputs and feed-forward weights by beta where they are initialised.
+The cross mixer, where there is one, is a third sub-layer of the same form between the two. A mixer that stands for
+more (`TokenMixer.part`) writes the stream behind it. DeepNorm multiplies the skips by alpha, and values, outputs and
+feed-forward weights by beta where they are initialised.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from bareformers.mixers.shaping import is_loaded
 from bareformers.registry import block
 
 
-@block("post_ln", paper="Vaswani et al., NeurIPS 2017, arXiv:1706.03762; DeepNorm: Wang et al., arXiv:2203.00555")
+@block(
+    "post_ln",
+    paper="Vaswani et al., NeurIPS 2017, arXiv:1706.03762; DeepNorm: Wang et al., arXiv:2203.00555",
+    replaceable=True,
+)
 class PostLN(SequentialBlock):
     """norm(x + F(x)), or with DeepNorm norm(alpha x + F(x))."""
 
@@ -32,7 +37,7 @@ class PostLN(SequentialBlock):
         if self.options.deep_norm:
             _, beta = deep_norm(self.place)
             mixers = [mixer for mixer in (self.mixer, self.cross_mixer) if mixer is not None]
-            scaled = [self.ffn.inner, self.ffn.outer]
+            scaled = [] if self.ffn is None else [self.ffn.inner, self.ffn.outer]
             scaled += [getattr(mixer, name, None) for mixer in mixers for name in ("value", "output")]
             for linear in scaled:
                 if isinstance(linear, nn.Linear) and not is_loaded(linear.weight):
@@ -40,6 +45,7 @@ class PostLN(SequentialBlock):
 
     def forward(self, stream: Tensor, signals: Signals) -> Tensor:
         alpha = deep_norm(self.place)[0] if self.options.deep_norm else None
+        stream = self.replaced(stream, signals)
         for norm, function in self.sublayers(signals):
             stream = norm((stream if alpha is None else alpha * stream) + function(stream))
         return stream

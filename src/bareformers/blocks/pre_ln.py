@@ -3,7 +3,8 @@
     x ─┬─ norm ─ mixer ─ + ─┬─ norm ─ ffn ─ + ─ x'      after the last layer: norm
        └─────────────────┘  └──────────────┘
 
-The cross mixer, where there is one, is a third sub-layer of the same form between the two.
+The cross mixer, where there is one, is a third sub-layer of the same form between the two. A mixer that stands for
+more (`TokenMixer.part`) writes the stream behind it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from bareformers.mixers.base import TokenMixer
 from bareformers.registry import block
 
 
-@block("pre_ln", paper="Xiong et al., ICML 2020, arXiv:2002.04745")
+@block("pre_ln", paper="Xiong et al., ICML 2020, arXiv:2002.04745", replaceable=True)
 class PreLN(SequentialBlock):
     """x + F(norm(x)), with a norm after the last layer."""
 
@@ -26,6 +27,7 @@ class PreLN(SequentialBlock):
         self.final_norm = place.new_norm() if place.is_last else None
 
     def forward(self, stream: Tensor, signals: Signals) -> Tensor:
+        stream = self.replaced(stream, signals)
         for norm, function in self.sublayers(signals):
             stream = stream + function(norm(stream))
         return stream

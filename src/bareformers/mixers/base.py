@@ -91,6 +91,9 @@ class TokenMixer(SelfInitialised):
     """Whether a block leaves the whole sub-layer out, norm included."""
     has_map: ClassVar[bool] = False
     """Whether it has an explicit map, which a block can shape."""
+    part: ClassVar[str] = "mixer"
+    """What its output is: that of the attention, written at once (`mixer`) or `head` by head; or the stream behind
+    norm, attention and skip (`mixer+residual`); or the stream behind the whole layer (`block`)."""
 
     @dataclass
     class Options:

@@ -111,6 +111,12 @@ class BareConfig(PreTrainedConfig):
                         f"block {block.name!r} shapes the map of its mixer, and {mixer.name!r} has none; "
                         f"write one of {', '.join(able)}, or block: pre_ln"
                     )
+                if mixer.part not in ("mixer", "head") and not block.replaceable:
+                    able = [name for name, other in registry.blocks if other.replaceable]
+                    raise InputError(
+                        f"{mixer.name!r} stands for the wiring of a layer too, and block {block.name!r} has one of its "
+                        f"own; write block: {' or '.join(able)}, or a mixer such as 'alr'"
+                    )
 
     @classmethod
     def from_recipe(cls, **given: Any) -> "BareConfig":

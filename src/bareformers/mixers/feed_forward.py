@@ -1,0 +1,424 @@
+"""Shallow feed-forward networks in place of attention (Bozic et al., AAAI 2024, arXiv:2311.10642): the ALR family.
+
+A network reads the whole sentence as one vector of L positions x D channels, zeros behind its last token:
+
+    LN(L D) -> Linear(L D, width) -> LeakyReLU -> LN(width) -> Linear(width, out)
+
+Nothing is padded for it. With gain g, bias b, mean m and inverse deviation r of the first norm its first layer is
+W1 LN(x) + b1 = r (W1 (g x) - m W1 g) + W1 b + b1, where zeros need no product. What is left of x are three sums over
+positions, W1 (g x), x and x^2: a causal network keeps them running, and remembers nothing else while decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from bareformers.errors import InputError, unknown
+from bareformers.mixers.base import SelfInitialised, Slot, TokenMixer, at_least_float32, full_precision
+from bareformers.mixers.masks import Mask
+from bareformers.mixers.state import MixerState
+from bareformers.mixers.synthesizer import square_factors
+from bareformers.registry import ROLES, mixer
+
+PAPER = "Bozic et al., AAAI 2024, arXiv:2311.10642"
+EPS = 1e-5  # of both norms
+SLOPE = 0.01  # of LeakyReLU below 0
+
+NETWORKS = (
+    "nets*(2*(inputs*d + width)"
+    " + (inputs*d*width if form == 'full' else inputs*position_width + d*channel_width)"
+    " + (width*out if causal else n*width*out if form == 'full' else n*position_width + channel_width*out))"
+)
+STATE = "nets*width + 2"
+
+Sums = tuple[Tensor, ...]
+"""W1 (g x) [nets, .., B, width], and the sums of x and of x^2 [.., B, 1]: of positions, or up to each of them."""
+
+CONSTANTS: MutableMapping[MixerState, Tensor] = WeakKeyDictionary()
+"""`FeedForwardMixer.constants` while decoding, which reads all of W1, and so would cost more than a step itself."""
+
+
+@dataclass
+class Size:
+    """The options of the whole family; form and beyond are ours."""
+
+    widths: ClassVar[dict[str, int]] = {"XS": 25, "S": 50, "M": 800, "L": 3200, "XL": 12800}
+
+    size: str | None = None  # the width as in the paper, twice that for the cross role; by default S
+    width: int | None = None  # of the hidden layer (of each head in aslr), instead of a size
+    form: Literal["full", "factorised"] = "full"  # one weight for a position and a channel, or a product of two
+    beyond: Literal["error", "interpolate"] = "error"  # encoder: what to do with more tokens than the maximum length
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.width is not None:
+            raise InputError(f"a size is a width; write size: {self.size} or width: {self.width}, not both")
+        if self.size is not None and self.size not in self.widths:
+            raise unknown("size", self.size, self.widths)
+        if self.width is not None and self.width < 1:
+            raise InputError(f"width is at least 1, not {self.width}")
+
+
+class Affine(SelfInitialised):
+    """Gain and bias of a norm, `shape` for each net."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.empty(shape)), nn.Parameter(torch.empty(shape))
+
+    def init_weights(self, std: float) -> None:
+        init.ones_(self.weight)
+        init.zeros_(self.bias)
+
+
+class FullMap(SelfInitialised):
+    """The weights between a sentence and `width` numbers, for each net, position and channel: read either way.
+
+    Args:
+        writes: whether it makes sentences of the numbers.
+    """
+
+    def __init__(self, nets: int, positions: int, channels: int, width: int, writes: bool = False) -> None:
+        super().__init__()
+        self.std = (width if writes else positions * channels) ** -0.5
+        self.weight = nn.Parameter(torch.empty(nets, positions, channels, width))
+
+    def init_weights(self, std: float) -> None:
+        init.normal_(self.weight, std=self.std)
+
+    def total(self, x: Tensor, start: int = 0) -> Tensor:
+        """What the positions from `start` on, x [nets, B, C, channels], come to together: [nets, B, width]."""
+        return x.flatten(2) @ self.weight[:, start : start + x.shape[2]].flatten(1, 2)
+
+    def each(self, x: Tensor, start: int) -> Tensor:
+        """What each position comes to: x [nets, C, B, channels] -> [nets, C, B, width]."""
+        return x @ self.weight[:, start : start + x.shape[1]]
+
+    def write(self, hidden: Tensor, start: int, stop: int) -> Tensor:
+        """The positions from `start` to `stop` out of [nets, B, width]: [nets, B, C, channels]."""
+        weight = self.weight[:, start:stop].flatten(1, 2)
+        return (hidden @ weight.transpose(1, 2)).unflatten(2, (stop - start, -1))
+
+
+class FactorisedMap(SelfInitialised):
+    """`FullMap` with P[position, a] C[channel, c] as the weight of number (a, c)."""
+
+    def __init__(self, nets: int, positions: int, channels: int, width: int, writes: bool = False) -> None:
+        super().__init__()
+        factors = position_and_channel_width(width)
+        self.stds = [size**-0.5 for size in (factors if writes else (positions, channels))]
+        self.positions = nn.Parameter(torch.empty(nets, positions, factors[0]))
+        self.channels = nn.Parameter(torch.empty(nets, channels, factors[1]))
+
+    def init_weights(self, std: float) -> None:
+        for factor, width in zip((self.positions, self.channels), self.stds, strict=True):
+            init.normal_(factor, std=width)
+
+    def total(self, x: Tensor, start: int = 0) -> Tensor:
+        positions = self.positions[:, start : start + x.shape[2]]
+        return (positions.transpose(1, 2)[:, None] @ (x @ self.channels[:, None])).flatten(2)
+
+    def each(self, x: Tensor, start: int) -> Tensor:
+        positions = self.positions[:, start : start + x.shape[1], None, :, None]
+        return (positions * (x @ self.channels[:, None])[..., None, :]).flatten(3)
+
+    def write(self, hidden: Tensor, start: int, stop: int) -> Tensor:
+        numbers = hidden.unflatten(2, (self.positions.shape[2], -1))
+        return self.positions[:, None, start:stop] @ numbers @ self.channels[:, None].transpose(2, 3)
+
+
+MAPS: dict[str, type[FullMap] | type[FactorisedMap]] = {"full": FullMap, "factorised": FactorisedMap}
+
+
+class Columns(NamedTuple):
+    """A batch by position.
+
+    Attributes:
+        x: [B, C, D], zeros where a row has no token.
+        start: the position of the first column.
+        stop: that after the last.
+        moved: [B, T, 1] the column that each token went to; None where all of them stay where they are.
+    """
+
+    x: Tensor
+    start: int
+    stop: int
+    moved: Tensor | None
+
+    def back(self, y: Tensor) -> Tensor:
+        """[B, C, D] by position as [B, T, D] by token."""
+        return y if self.moved is None else y.gather(1, self.moved.expand(-1, -1, y.shape[2]))
+
+
+class FeedForwardMixer(TokenMixer):
+    """One network, or one a head, whose outputs of width `out` lie side by side."""
+
+    def __init__(self, slot: Slot, options: Size, nets: int = 1, sees_future: bool = False) -> None:
+        super().__init__(slot, options)
+        is_cross = slot.role == "cross"
+        if slot.dropout:
+            raise InputError(f"mixer {self.name!r} has no map whose entries could drop; write attention_dropout: 0")
+        if options.beyond == "interpolate" and slot.role != "encoder":
+            raise InputError(
+                f"{self.name} can interpolate in the encoder role only, for a decoder does not know how long its text "
+                f"will be; write beyond: error for {slot.role}_mixer, or raise max_position_embeddings"
+            )
+        self.nets, self.out, self.causal = nets, slot.hidden_size // nets, slot.role != "encoder" and not sees_future
+        self.width = options.width or options.widths[options.size or "S"] * (2 if is_cross else 1)
+        self.position_width, self.channel_width = position_and_channel_width(self.width)
+        self.context_length = slot.max_context_length if is_cross else 0  # its positions come first
+        self.inputs = self.context_length + slot.max_length
+        outputs = 1 if self.causal else slot.max_length  # a causal network writes any position with the same weights
+        self.input_norm, self.hidden_norm = Affine(nets, self.inputs, slot.hidden_size), Affine(nets, 1, self.width)
+        self.first = MAPS[options.form](nets, self.inputs, slot.hidden_size, self.width)
+        self.second = MAPS["full" if self.causal else options.form](nets, outputs, self.out, self.width, writes=True)
+        self.first_bias = nn.Parameter(torch.empty(nets, 1, self.width)) if slot.use_bias else None
+        self.second_bias = nn.Parameter(torch.empty(nets, 1, outputs, self.out)) if slot.use_bias else None
+        self.output = slot.linear() if self.part in ("mixer", "head") else None
+
+    def init_weights(self, std: float) -> None:
+        for bias in (self.first_bias, self.second_bias):
+            if bias is not None:
+                init.zeros_(bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Mask,
+        context: Tensor | None = None,
+        state: MixerState | None = None,
+        want_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        limit = self.slot.max_length
+        keep = None if context is not None or mask.keep is None else mask.keep[:, mask.offset :]
+        columns = self.columns(x, mask.query_positions, keep, self.in_order(mask, context, state), limit, state)
+        if columns.stop > limit:
+            y = self.interpolated(columns, keep)
+        else:
+            y = self.run(columns, self.before(context, mask, state), state)
+        y = columns.back(y).to(x.dtype)
+        y = y if keep is None else y.masked_fill(~keep[..., None], 0)
+        return y if self.output is None else self.output(y), None
+
+    def in_order(self, mask: Mask, context: Tensor | None, state: MixerState | None) -> bool:
+        """Whether the queries stand by position already, and in all rows alike."""
+        if context is None:
+            return mask.regular and (mask.num_keys <= self.slot.max_length or mask.keep is None)
+        positions, past = mask.query_positions, 0 if state is None else state.length
+        if len(positions) > 1 or torch.compiler.is_compiling():
+            return False
+        return int(positions[0, -1]) == past + mask.num_queries - 1  # a single row may be padded in front
+
+    def columns(
+        self, x: Tensor, positions: Tensor, keep: Tensor | None, in_order: bool, limit: int, state: MixerState | None
+    ) -> Columns:
+        """x [B, T, D] by its positions [B or 1, T]; padding moves with it, as zeros, and adds nothing where it lands.
+
+        The largest position of a token is what has to be below `limit`.
+        """
+        past = 0 if state is None else state.length
+        start, stop, moved = past, past + x.shape[1], None
+        if keep is not None:
+            x = x.masked_fill(~keep[..., None], 0)
+        if not in_order:
+            if keep is not None:
+                positions = positions.masked_fill(~keep, 0)
+            start, stop = bounds(positions, stop)
+            moved = (positions - start)[..., None].expand(len(x), -1, 1)
+            empty = x.new_zeros(len(x), stop - start, x.shape[2])
+            x = empty.scatter_add(1, moved.expand_as(x), x)
+        if self.options.beyond == "error":
+            self.check_length(stop, limit)
+        return Columns(x, start, stop, moved)
+
+    def before(self, context: Tensor | None, mask: Mask, state: MixerState | None) -> Sums | None:
+        """The sums over what was read earlier: the positions in `state`, and the context, which those include."""
+        if state is not None and "hidden" in state:
+            return state["hidden"].transpose(0, 1), state["sum"], state["squares"]
+        if context is None:
+            return None
+        in_order = mask.regular and (mask.num_keys <= self.context_length or mask.keep is None)
+        columns = self.columns(context, mask.key_positions, mask.keep, in_order, self.context_length, None)
+        return self.total(columns.x, 0)
+
+    def total(self, x: Tensor, start: int) -> Sums:
+        """The sums over all columns of x [B, C, D], which are the inputs from `start` on."""
+        gain = self.input_norm.weight[:, None, start : start + x.shape[1]]
+        products, x = self.first.total(gain * x, start), at_least_float32(x)
+        return at_least_float32(products), x.sum((1, 2))[:, None], x.square().sum((1, 2))[:, None]
+
+    def up_to_each(self, x: Tensor, start: int, before: Sums | None) -> Sums:
+        """The sums up to each column of x [B, C, D], and `before`: [nets, C, B, width], and [C, B, 1] twice."""
+        x = x.transpose(0, 1)
+        gain = self.input_norm.weight[:, start : start + len(x), None]
+        products, x = self.first.each(gain * x, start), at_least_float32(x)
+        sums = at_least_float32(products), x.sum(-1, keepdim=True), x.square().sum(-1, keepdim=True)
+        return tuple(running(each, None if before is None else before[i]) for i, each in enumerate(sums))
+
+    def run(self, columns: Columns, before: Sums | None, state: MixerState | None) -> Tensor:
+        """The outputs of the networks at each column, side by side: [B, C, D]."""
+        first = self.context_length + columns.start
+        if self.causal:
+            sums = self.up_to_each(columns.x, first, before)
+            last: Sums = tuple(each[..., -1, :, :] for each in sums)
+            prefixes = tuple(each.flatten(-3, -2) for each in sums)
+            y = self.write(self.hidden(prefixes, state).to(columns.x.dtype), 0, 1)
+            y = y.unflatten(1, (-1, len(columns.x))).squeeze(3).permute(2, 1, 0, 3)
+        else:
+            last = self.total(columns.x, first)
+            if before is not None:
+                last = tuple(new + old for new, old in zip(last, before, strict=True))
+            y = self.write(self.hidden(last, state).to(columns.x.dtype), columns.start, columns.stop)
+            y = y.permute(1, 2, 0, 3)
+        if state is not None:
+            for name, each in zip(("hidden", "sum", "squares"), (last[0].transpose(0, 1), *last[1:]), strict=True):
+                state[name] = each.clone()  # of the causal sums, all would stay in memory
+        return y.flatten(2)
+
+    def interpolated(self, columns: Columns, keep: Tensor | None) -> Tensor:
+        """`run` with rows of more tokens than positions resampled to these, and what is written for them back."""
+        limit = self.slot.max_length
+        counts = torch.full((1, 1), columns.stop, device=columns.x.device) if keep is None else keep.sum(1, True)
+        ratios = torch.where(counts > limit, (counts - 1) / max(limit - 1, 1), 1.0)
+        y = self.run(Columns(resample(columns.x, ratios, limit), 0, limit, None), None, None)
+        return resample(y, 1 / ratios, columns.stop)
+
+    def hidden(self, sums: Sums, state: MixerState | None) -> Tensor:
+        """What the second layer reads, [nets, R, width], in at least float32."""
+        products, total, squares = sums
+        gain, bias = self.constants(state).split(1, 1)
+        with full_precision(products.device):
+            mean = total / (self.inputs * self.slot.hidden_size)
+            variance = squares / (self.inputs * self.slot.hidden_size) - mean.square()
+            scale = (variance.clamp_min(0) + EPS).rsqrt()
+            centred = torch.addcmul(products, mean, gain, value=-1)
+            hidden = F.leaky_relu(torch.addcmul(bias, scale, centred), SLOPE)
+            hidden = F.layer_norm(hidden, hidden.shape[-1:], eps=EPS)
+            return torch.addcmul(self.hidden_norm.bias, hidden, self.hidden_norm.weight)
+
+    def constants(self, state: MixerState | None) -> Tensor:
+        """W1 g, and W1 b + b1: [nets, 2, width]; made once for a text that is decoded."""
+        if state is not None and state in CONSTANTS:
+            return CONSTANTS[state]
+        with full_precision(self.input_norm.weight.device):
+            made = self.first.total(torch.stack([self.input_norm.weight, self.input_norm.bias], 1))
+            if self.first_bias is not None:
+                made = made + F.pad(self.first_bias, (0, 0, 1, 0))
+            made = at_least_float32(made)
+        if state is not None:
+            CONSTANTS[state] = made
+        return made
+
+    def write(self, hidden: Tensor, start: int, stop: int) -> Tensor:
+        """The second layer: [nets, R, width] -> [nets, R, C, out]."""
+        y = self.second.write(hidden, start, stop)
+        return y if self.second_bias is None else y + self.second_bias[:, :, start:stop]
+
+
+@mixer("alr", roles=ROLES, paper=PAPER, parameters=f"d*d + {NETWORKS}", state=STATE)
+class Alr(FeedForwardMixer):
+    """One network for the attention layer: what all heads give, before the output projection, which stays.
+
+    In the encoder role it reads the sentence and writes all positions. In the decoder role one network is called with
+    every prefix and writes its last position. In the cross role it reads the context and the target, which with
+    `sees_future` (the authors' form) it sees whole, future included: it then writes all positions of the target at
+    once, and other ones while decoding, where the target ends at the newest token.
+    """
+
+    @dataclass
+    class Options(Size):
+        sees_future: bool = False  # cross: read the target past the position that is written, as the authors' code does
+
+    def __init__(self, slot: Slot, options: Options) -> None:
+        if options.sees_future and slot.role != "cross":
+            raise InputError(
+                f"alr sees the future in the cross role only, where the authors' code does; "
+                f"leave sees_future out of {slot.role}_mixer"
+            )
+        super().__init__(slot, options, sees_future=options.sees_future)
+
+
+@mixer("aslr", roles={"encoder", "decoder"}, paper=PAPER, parameters=f"d*d + {NETWORKS}", state=STATE)
+class Aslr(FeedForwardMixer):
+    """One network for each head, side by side before the output projection, which stays."""
+
+    part = "head"
+
+    @dataclass
+    class Options(Size):
+        """Those of the family; widths are those of one head."""
+
+        widths: ClassVar[dict[str, int]] = {"XS": 200, "S": 400, "M": 800, "L": 1600}
+
+        def __post_init__(self) -> None:
+            if self.size == "XL":
+                raise InputError("aslr has no size XL, which the authors' code builds as L; write size: L, or a width")
+            super().__post_init__()
+
+    def __init__(self, slot: Slot, options: Options) -> None:
+        super().__init__(slot, options, nets=slot.num_heads)
+
+
+@mixer("alrr", roles={"encoder"}, paper=PAPER, parameters=NETWORKS, state="0")
+class Alrr(FeedForwardMixer):
+    """One network for the attention layer with its norm, output projection and skip: it writes the stream behind."""
+
+    part = "mixer+residual"
+
+    @dataclass
+    class Options(Size):
+        """Those of the family."""
+
+
+@mixer("elr", roles={"encoder"}, paper=PAPER, parameters=NETWORKS, state="0")
+class Elr(FeedForwardMixer):
+    """One network for the whole encoder layer, feed-forward network, norms and skips included."""
+
+    part = "block"
+
+    @dataclass
+    class Options(Size):
+        """Those of the family."""
+
+
+def position_and_channel_width(width: int) -> tuple[int, int]:
+    """The factors of a width that are closest to each other, the smaller for channels: it costs at every position."""
+    channel_width, position_width = square_factors(width)
+    return position_width, channel_width
+
+
+def bounds(positions: Tensor, length: int) -> tuple[int, int]:
+    """The smallest position and the one after the largest; in a graph, which may not depend on them, 0 and `length`."""
+    if torch.compiler.is_compiling():
+        return 0, length
+    return int(positions.min()), int(positions.max()) + 1
+
+
+def running(x: Tensor, before: Tensor | None) -> Tensor:
+    """Sums [.., C, B, R] over C up to each entry, with `before` [.., B, R] in all of them."""
+    if not x.is_cpu or torch.compiler.is_compiling():
+        with full_precision(x.device):
+            sums = x.cumsum(-3)
+        return sums if before is None else sums + before.unsqueeze(-3)
+    up_to = []
+    for each in x.unbind(-3):  # `cumsum` over a few large matrices is slower by an order of magnitude
+        before = each if before is None else before + each
+        up_to.append(before)
+    return torch.stack(up_to, -3)
+
+
+def resample(x: Tensor, ratios: Tensor, length: int) -> Tensor:
+    """x [B, C, D] at the positions 0, ratio, 2 ratio, .. for ratios [B or 1, 1], linearly: [B, length, D]."""
+    points = (ratios.float() * torch.arange(length, device=x.device)).clamp_max(x.shape[1] - 1)
+    low = points.long()
+    left, right = (
+        x.gather(1, at[..., None].expand(len(x), -1, x.shape[2])) for at in (low, (low + 1).clamp_max(x.shape[1] - 1))
+    )
+    return torch.lerp(left, right, (points - low)[..., None].to(x.dtype))
