@@ -29,6 +29,7 @@ FLOORS = {
     "assessment": 5,
     "variants": 6,
     "run": 7,
+    "distillation": 8,
     "inspection": 8,
     "cli": 9,
 }

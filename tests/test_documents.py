@@ -15,7 +15,7 @@ from bareformers import registry
 from bareformers import run as running
 from bareformers.cli import app
 from bareformers.models import BareConfig
-from bareformers.recipe import Evaluation, Recipe, Task, Training, load
+from bareformers.recipe import Distillation, Evaluation, Finetune, Recipe, Task, Training, load, load_distillation
 from tests.training import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -90,13 +90,14 @@ def test_commands_exist(page, words):
 
 @pytest.mark.parametrize("page, words", mentioned())
 def test_recipes_and_their_keys_exist(page, words):
-    if words[:1] != ["run"]:
+    loaders = {"run": load, "distill": load_distillation}
+    if not words or words[0] not in loaders:
         return
     recipe, *overrides = [word for word in words[1:] if not word.startswith("-")]
     if not (ROOT / recipe).is_file():
         assert PLACE in recipe or not recipe.startswith("recipes/"), f"{relative(page)}: there is no {recipe}"
         return
-    load(ROOT / recipe, [override for override in overrides if "=" in override])
+    loaders[words[0]](ROOT / recipe, [override for override in overrides if "=" in override])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
@@ -172,9 +173,9 @@ def test_python_runs(page, as_it_was, monkeypatch):
 SECTIONS = {"Top": Recipe, "task": Task, "training": Training, "evaluation": Evaluation}
 
 
-def documented(section):
-    """The keys in the first column of a section's table in docs/recipes.md."""
-    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+def documented(section, page="recipes.md"):
+    """The keys in the first column of a section's tables in a page of docs."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     part = re.search(rf"^## {section}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     cells = re.findall(r"^\|([^|]*)\|", part[1], re.MULTILINE) if part else []
     return {key for cell in cells for key in re.findall(r"`(\w+)`", cell)}
@@ -183,6 +184,11 @@ def documented(section):
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_key_of_a_recipe_is_documented(section):
     assert documented(section) == set(SECTIONS[section].model_fields)
+
+
+def test_every_key_of_a_distillation_is_documented():
+    own = {*Distillation.model_fields, *Finetune.model_fields} - set(Training.model_fields)
+    assert documented("The recipe", "distillation.md") == own
 
 
 def test_documented_keys_of_the_model_exist():

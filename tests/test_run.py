@@ -539,7 +539,11 @@ def test_run(recipe, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(RECIPES.rglob("*.yaml")) if not tiny.is_distillation(path)],  # those: test_two_steps.py
+    ids=lambda path: path.stem,
+)
 def test_every_recipe_runs(path, tmp_path, monkeypatch):
     given = yaml.safe_load(path.read_text(encoding="utf-8"))
     data, overrides = given["data"], tiny.two_steps(path, tmp_path)

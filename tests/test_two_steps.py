@@ -1,4 +1,4 @@
-"""Masked language models and the classifiers that start from them: two recipes, one after the other."""
+"""Two recipes, one after the other: masked language models and classifiers, a teacher and its students."""
 
 import json
 import shutil
@@ -10,13 +10,15 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from bareformers import distillation as distilling
 from bareformers import run as running
 from bareformers.errors import InputError
 from bareformers.models import BareForMaskedLM, BareForSequenceClassification
-from bareformers.recipe import load
+from bareformers.recipe import load, load_distillation
 from bareformers.report.result import Comparison, RunResult
 from tests.training import tiny
 
+RECIPES = Path(__file__).parents[1] / "recipes"
 RUN_FILES = {
     "recipe.yaml", "log.txt", "metrics.jsonl", "model", "samples.txt", "samples.json", "maps.npz", "environment.json",
     "result.json",
@@ -71,7 +73,7 @@ def test_what_is_measured_of_masked_language_models(masked, pretrained):
         assert list(variant.quality) == ["loss", "perplexity", "accuracy"]
         assert np.exp(variant.quality["loss"].value) == pytest.approx(variant.quality["perplexity"].value)
         assert 0 <= variant.quality["accuracy"].value <= 100 and variant.quality["accuracy"].better == "higher"
-        assert set(variant.cost) == {"parameters", "parameters_without_embeddings", "peak_memory"}
+        assert set(variant.cost) == {"parameters", "parameters_without_embeddings", "multiply_adds", "peak_memory"}
         assert set(variant.speed) == {"train_tokens_per_second"}
         assert variant.speed["train_tokens_per_second"].unit == "masked tokens/s"
         assert variant.budget["tokens"] % 8 == 0, "a quarter of the tokens of each chunk"
@@ -406,3 +408,36 @@ def test_a_start_that_says_nothing(tmp_path, override, words):
     with pytest.raises(InputError, match=words) as raised:
         load(recipe_with(tmp_path), [override])
     assert "\n" not in str(raised.value)
+
+
+# A teacher and its students: the recipes of the repository
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """The folder of the run that the distillations in the repository learn from."""
+    folder = tmp_path_factory.mktemp("teacher")
+    path = RECIPES / "attentionless" / "teacher.yaml"
+    small = ["model.num_hidden_layers=1", "model.hidden_size=16", f"output={folder / 'run'}"]  # students are large
+    running.run(load(path, [*tiny.two_steps(path, folder), *small]), "", log=lambda sentence: None)
+    return folder / "run" / "teacher" / "seed0"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path", filter(tiny.is_distillation, sorted(RECIPES.rglob("*.yaml"))), ids=lambda path: path.stem
+)
+def test_every_distillation_of_the_repository_runs(path, teacher, tmp_path):
+    assert [tiny.name_of(other) for other in tiny.begun_by(path, RECIPES)] == ["attentionless_teacher"]
+    assert load_distillation(path).teacher == "runs/attentionless_teacher/teacher/seed0"
+    overrides = [*tiny.two_steps(path, tmp_path), f"teacher={teacher}", f"output={tmp_path / 'run'}"]
+    recipe = load_distillation(path, overrides)
+    studied = len(recipe.students) < 5  # each layer of each student is a translation
+    if not studied:
+        recipe = load_distillation(path, [*overrides, "orders=[]"])
+    comparison = distilling.distill(recipe, f"bareformers distill {path}", log=lambda sentence: None)
+    assert comparison.baseline == "teacher"
+    assert [variant.name for variant in comparison.variants] == ["teacher", *recipe.students]
+    assert all(variant.status == "finished" for variant in comparison.variants)
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert ("Which layers can go?" in page) == studied and "was left out" not in page

@@ -25,6 +25,8 @@ from bareformers.registry import ROLES
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from bareformers.report.result import Comparison
+
 app = typer.Typer(
     help="Find out which parts of a Transformer you can do without, and what you save.",
     no_args_is_help=True,
@@ -73,22 +75,57 @@ def run(
     from bareformers.recipe import load
 
     loaded = load(recipe, overrides)
+    prepare()
+    from bareformers import run as running
+
+    show(running.run(loaded, written("run", recipe, overrides), log=say), loaded.folder)
+
+
+@app.command()
+@plain_errors()
+def distill(
+    recipe: Annotated[Path, typer.Argument(help="A recipe (YAML) with a teacher; see recipes/attentionless.")],
+    overrides: Overrides = None,
+) -> None:
+    """Hand parts of a trained model to students, and measure what is left. Given again, it goes on where it stopped."""
+    from bareformers.recipe import load_distillation
+
+    loaded = load_distillation(recipe, overrides)
+    prepare()
+    from bareformers import distillation as distilling
+
+    show(distilling.distill(loaded, written("distill", recipe, overrides), log=say), loaded.folder)
+
+
+def prepare() -> None:
+    """What comes before training."""
     quiet()
     from bareformers.training.allocator import keep_freed_memory
 
     keep_freed_memory()
+
+
+def written(verb: str, recipe: Path, overrides: list[str] | None) -> str:
+    """The command that the user gave."""
+    return shlex.join(["bareformers", verb, str(recipe), *(overrides or [])])
+
+
+def say(sentence: str) -> None:
+    """What is going on, beside what is asked for."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def show(comparison: Comparison, folder: Path) -> None:
+    """A comparison as a table, what it says, and where its report is."""
     from rich.console import Console
 
-    from bareformers import run as running
     from bareformers.report.table import table
     from bareformers.report.verdict import verdict
 
-    command = shlex.join(["bareformers", "run", str(recipe), *(overrides or [])])
-    comparison = running.run(loaded, command, log=lambda sentence: print(sentence, file=sys.stderr, flush=True))
     console = Console()
     console.print(table(comparison))
     console.print(verdict(comparison))
-    print(f"\nReport: {loaded.folder / 'report.html'}")
+    print(f"\nReport: {folder / 'report.html'}")
 
 
 @app.command()
@@ -246,10 +283,7 @@ def bench(
     output: Annotated[Path, typer.Option(help="Folder; an earlier benchmark there is replaced.")] = Path("runs/bench"),
 ) -> None:
     """Measure what mixers, or blocks, cost against length: time, memory and decoding state, beside the usual one."""
-    quiet()
-    from bareformers.training.allocator import keep_freed_memory
-
-    keep_freed_memory()
+    prepare()
     from rich.console import Console
 
     from bareformers import bench as benching
@@ -295,7 +329,7 @@ def bench(
         norm=norm,
         intermediate_size=intermediate_size,
     )
-    found = benching.bench(settings, command, output, log=lambda sentence: print(sentence, file=sys.stderr, flush=True))
+    found = benching.bench(settings, command, output, log=say)
     console = Console()
     for table in tables(found):
         console.print(table)

@@ -134,6 +134,15 @@ class Evaluation(Section):
     speed_rounds: Annotated[int, Field(ge=0)] = 5  # interleaved timings of training and decoding; 0: none
 
 
+def _names(given: dict[str, Any], kind: str) -> None:
+    """Raise where one of the names does not name a folder."""
+    if not given:
+        raise ValueError(f"give at least one {kind}")
+    for name in given:
+        if not name.replace("_", "").replace("-", "").replace("+", "").replace(".", "").isalnum():
+            raise ValueError(f"{kind} {name!r} names a folder: use letters, digits, '_', '-', '+' and '.'")
+
+
 class Start(Section):
     """The run that a run starts from: with its sizes, its tokenizer and, unless said otherwise, its weights."""
 
@@ -158,30 +167,44 @@ def _start(value: Any) -> Any:
     return {"run": value} if isinstance(value, str) else value
 
 
-class Recipe(Section):
-    """A comparison: variants of one model, trained on the same data with the same budget."""
+class Study(Section):
+    """What every comparison says, however its models come about."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     description: str = ""
+    training: Training
+    evaluation: Evaluation = Evaluation()
+    seeds: Seeds = [0]
+    output: str = ""  # folder; runs/<name> by default
+    plugins: list[str] = []  # modules to import that register mixers, blocks or sources
+
+    @property
+    def baseline_name(self) -> str:
+        """What the others are held against."""
+        raise NotImplementedError
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.output or f"runs/{self.name}").expanduser()
+
+    def dump(self) -> str:
+        """The resolved recipe as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class Recipe(Study):
+    """A comparison: variants of one model, trained on the same data with the same budget."""
+
     data: dict[str, Any]  # {name: <source>, <its options>}
     task: Task = Task()
     model: dict[str, Any] = {}  # fields of BareConfig, for all variants
     variants: dict[str, dict[str, Any]]  # what each changes: fields of BareConfig, training: {...}, seeds, start_from
     baseline: str = ""  # the first variant by default
-    training: Training
-    evaluation: Evaluation = Evaluation()
-    seeds: Seeds = [0]
     start_from: Annotated[Start | None, BeforeValidator(_start)] = None  # a run folder, for all variants
-    output: str = ""  # folder; runs/<name> by default
-    plugins: list[str] = []  # modules to import that register mixers, blocks or sources
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if not self.variants:
-            raise ValueError("give at least one variant")
-        for name in self.variants:
-            if not name.replace("_", "").replace("-", "").replace("+", "").replace(".", "").isalnum():
-                raise ValueError(f"variant {name!r} names a folder: use letters, digits, '_', '-', '+' and '.'")
+        _names(self.variants, "variant")
         if self.baseline and self.baseline not in self.variants:
             known = ", ".join(self.variants)
             raise ValueError(
@@ -192,10 +215,6 @@ class Recipe(Section):
     @property
     def baseline_name(self) -> str:
         return self.baseline or next(iter(self.variants))
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.output or f"runs/{self.name}").expanduser()
 
     def training_for(self, variant: str) -> Training:
         """The training section, with what `variant` changes of it (never the budget: that would be unfair)."""
@@ -231,13 +250,79 @@ class Recipe(Section):
         others = ("training", "seeds", "start_from")
         return {**self.model, **{key: value for key, value in self.variants[variant].items() if key not in others}}
 
-    def dump(self) -> str:
-        """The resolved recipe as YAML."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+class Lessons(Training):
+    """How students learn what parts of a teacher give: all in one pass, and each as if it were alone."""
+
+    clip: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _alone(self) -> Lessons:
+        if self.clip or self.early_stopping:
+            key = "clip" if self.clip else "early_stopping"
+            raise ValueError(f"{key} would let students that share no weights change each other; leave it out")
+        for key in ("label_smoothing", "gradient_checkpointing"):
+            if getattr(self, key):
+                raise ValueError(f"{key} would do nothing, since students learn no labels; write it under finetune")
+        return self
+
+
+class Finetune(Training):
+    """How each student is trained whole, once it has learnt its parts."""
+
+    logits: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of the teacher's predictions in what is learnt
+    temperature: Annotated[float, Field(gt=0)] = 1.0  # of these predictions
+    only_replaced: bool = False  # whether only what the student does not have from the teacher learns
+
+    @model_validator(mode="after")
+    def _effective(self) -> Finetune:
+        if self.temperature != 1 and not self.logits:
+            raise ValueError("temperature would do nothing without the teacher's predictions; write logits: 0.5")
+        if self.label_smoothing and self.logits == 1:
+            raise ValueError("label_smoothing would do nothing, since logits: 1 leaves no share to the labels")
+        return self
+
+
+class Distillation(Study):
+    """Students that take over parts of a trained teacher."""
+
+    teacher: Annotated[str, Field(min_length=1)]  # a run folder, or that of a model of ours
+    data: dict[str, Any] | None = None  # those of the teacher's run by default
+    task: Task | None = None
+    students: dict[str, dict[str, Any]]  # the mixers that stand in for the teacher's: {encoder_mixer: gaussian}
+    training: Lessons
+    match_maps: Annotated[float, Field(ge=0)] = 0.0  # weight of the squared difference of maps, where both have one
+    finetune: Finetune | None = None
+    orders: list[Literal["alone", "bottom", "top"]] = ["alone", "bottom", "top"]  # in which layers are replaced
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Distillation:
+        _names(self.students, "student")
+        if taken := {"teacher", "lessons"} & set(self.students):
+            raise ValueError(f"no student is called {taken.pop()!r}, for that folder holds something else")
+        return self
+
+    @property
+    def baseline_name(self) -> str:
+        return "teacher"
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe; `overrides` are `key.sub=value`. Whatever is wrong with it is one `InputError`."""
+    """Read the recipe of a comparison; `overrides` are `key.sub=value`. What is wrong with it is one `InputError`."""
+    recipe: Recipe = _load(Recipe, path, overrides)
+    for variant in recipe.variants:
+        recipe.training_for(variant)
+        recipe.start_for(variant, seed=recipe.seeds_for(variant)[0])
+    return recipe
+
+
+def load_distillation(path: Path, overrides: list[str] | None = None) -> Distillation:
+    """Read the recipe of a distillation, as `load` does that of a comparison."""
+    distillation: Distillation = _load(Distillation, path, overrides)
+    return distillation
+
+
+def _load(cls: type[Study], path: Path, overrides: list[str] | None) -> Any:
     if not path.is_file():
         raise InputError(f"there is no recipe {path}")
     try:
@@ -254,12 +339,9 @@ def load(path: Path, overrides: list[str] | None = None) -> Recipe:
             raise
         raise InputError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(plain, dict):
-        raise InputError(f"{path} should hold a mapping with name, data, variants and training")
-    recipe = validated(Recipe, plain, str(path))
-    for variant in recipe.variants:
-        recipe.training_for(variant)
-        recipe.start_for(variant, seed=recipe.seeds_for(variant)[0])
-    return recipe
+        own = [name for name, field in cls.model_fields.items() if field.is_required()]
+        raise InputError(f"{path} should hold a mapping with {', '.join(own[:-1])} and {own[-1]}")
+    return validated(cls, plain, str(path))
 
 
 def _override(given: Any, override: str) -> None:
@@ -269,7 +351,7 @@ def _override(given: Any, override: str) -> None:
         raise InputError(f"{override!r} is no override; write key=value, as in training.learning_rate=0.001")
     try:
         OmegaConf.update(
-            given, key, yaml.safe_load(value) if value else None, merge=key != "training.budget", force_add=True
+            given, key, yaml.safe_load(value) if value else None, merge=not key.endswith(".budget"), force_add=True
         )
     except (OmegaConfBaseException, yaml.YAMLError, TypeError, ValueError, KeyError) as error:
         raise InputError(f"{override!r} cannot be applied: {' '.join(str(error).split())}") from error
@@ -277,10 +359,10 @@ def _override(given: Any, override: str) -> None:
         for variant in given.variants.values():
             if OmegaConf.is_dict(variant):
                 variant.pop("seeds", None)
-    kind = key.removeprefix("training.budget.")
-    if kind in Budget.model_fields:
+    budget, _, kind = key.rpartition(".")
+    if budget.endswith(".budget") and kind in Budget.model_fields:
         for other in set(Budget.model_fields) - {kind}:
-            given.training.budget.pop(other, None)
+            OmegaConf.select(given, budget).pop(other, None)
 
 
 def validated(cls: type[Any], given: Any, where: str) -> Any:

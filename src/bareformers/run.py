@@ -12,6 +12,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -50,19 +51,23 @@ from bareformers.data.tasks import TaskData, prepare
 from bareformers.errors import Diverged, InputError, Interrupted
 from bareformers.measure import cost, environment, quality, speed
 from bareformers.models import BareConfig, BareForSequenceClassification
-from bareformers.recipe import Evaluation, Recipe, Start, Task, Training, validated
+from bareformers.recipe import Evaluation, Finetune, Recipe, Start, Study, Task, Training, validated
 from bareformers.report import html
 from bareformers.report.result import Comparison, Measure, RunResult, aggregate, write_csv, write_whole
-from bareformers.training.ledger import Ledger, Spent, saved
-from bareformers.training.objectives import CrossEntropy
+from bareformers.training.ledger import Ledger, Spent, save, saved
+from bareformers.training.objectives import CrossEntropy, Objective
 from bareformers.training.signal_recorder import SignalRecorder, fixed_batch
 from bareformers.training.trainer import BareTrainer
 from bareformers.variants import common_tokenizer, configure, describe, is_floor
 
 DECODED_TOKENS = 32  # a call, when decoding is timed
 TIMED_BATCHES = 3  # a call, when training is timed
+UNTRAINED = ("variant", "seed", "plugins", "evaluation")  # what a run's recipe says that weights do not depend on
 
 Log = Callable[[str], None]
+
+
+Maker = Callable[["Run", TaskData, Log], dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +82,7 @@ class Run:
     training: Training
     start: Start | None
     recipe: dict[str, Any]
+    outcome: str = "result.json"  # the file that is written last
 
     @property
     def label(self) -> str:
@@ -84,7 +90,19 @@ class Run:
 
     @property
     def result_file(self) -> Path:
-        return self.folder / "result.json"
+        return self.folder / self.outcome
+
+    def begin(self, log: Log) -> Log:
+        """Write down what it runs on; returns what takes sentences for `log` and for the run's own."""
+        described = environment.describe(self.training.precision)
+        write_whole(self.folder / "environment.json", json.dumps(described, indent=1) + "\n")
+
+        def note(sentence: str) -> None:
+            log(f"{self.label}: {sentence}")
+            with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+                file.write(sentence + "\n")
+
+        return note
 
 
 def run(recipe: Recipe, command: str, log: Log = print) -> Comparison:
@@ -104,22 +122,34 @@ def run(recipe: Recipe, command: str, log: Log = print) -> Comparison:
     for note in data.notes:
         log(note)
     runs = expand(recipe, data)
-    claim(recipe, runs)
-    try:
+    dumped = recipe.model_dump(mode="json")
+    claim(recipe, {key: dumped[key] for key in ("data", "task", "model", "start_from")}, runs)
+    with resumable(command):
         for each in runs:
             carry_out(each, data, log)
-        if recipe.evaluation.speed_rounds:
-            time_variants(runs, data, recipe.evaluation.speed_rounds, log)
+        return compare(recipe, runs, data, command, log)
+
+
+@contextmanager
+def resumable(command: str) -> Iterator[None]:
+    """What stops inside says how to go on."""
+    try:
+        yield
     except (Interrupted, KeyboardInterrupt) as stopped:
         raise Interrupted(f"{str(stopped) or 'stopped'}; resume with: {command}") from None
+
+
+def compare(recipe: Study, runs: Sequence[Run], data: TaskData, command: str, log: Log) -> Comparison:
+    """Time finished runs, in the order of the recipe, hold them against each other and write the report."""
+    if recipe.evaluation.speed_rounds:
+        time_variants(runs, data, recipe.evaluation.speed_rounds, log)
     comparison = aggregate(
         [RunResult.load(each.result_file) for each in runs],
         name=recipe.name,
         command=command,
         baseline=recipe.baseline_name,
-        headline=ASSESSMENTS[recipe.task.name].headline,
+        headline=ASSESSMENTS[data.task].headline,
         description=recipe.description,
-        order=list(recipe.variants),
         environment=environment.describe(recipe.training.precision),
         recipe=recipe.model_dump(mode="json"),
         notes=data.notes
@@ -168,8 +198,7 @@ def expand(recipe: Recipe, data: TaskData) -> list[Run]:
             if start not in sized:
                 config = configure(recipe, variant, data, start)
                 try:
-                    with torch.device("meta"):
-                        sized[start] = config, cost.num_parameters(MODELS[data.task](config))
+                    sized[start] = config, cost.num_parameters(hollow(MODELS[data.task], config))
                 except InputError as error:
                     raise InputError(f"variant {variant!r}: {error}") from None
             resolved = {
@@ -188,15 +217,23 @@ def expand(recipe: Recipe, data: TaskData) -> list[Run]:
     return runs
 
 
-def claim(recipe: Recipe, runs: Sequence[Run]) -> None:
-    """Make the folders, or go on in those that are there; what belongs to another recipe is refused."""
-    dumped = recipe.model_dump(mode="json")
-    shared = {"data": recipe.data, "task": dumped["task"], "model": recipe.model, "start_from": dumped["start_from"]}
+def hollow(cls: type[Any], config: BareConfig) -> Any:
+    """A model whose tensors have shapes and no content, which takes no time and no memory."""
+    with torch.device("meta"):
+        return cls(config)
+
+
+def claim(recipe: Study, shared: dict[str, Any], runs: Sequence[Run]) -> None:
+    """Make the folders, or go on in those that are there; what belongs to another recipe is refused.
+
+    Args:
+        shared: the sections of the recipe that all runs have in common.
+    """
     refuse_other(recipe.folder, shared, f"write output=<another folder>, another name, or remove {recipe.folder}")
     for each in runs:
         advice = f"write output=<another folder>, or remove {each.folder} to train it again"
-        sections = ("data", "task", "model", "training", "start_from")
-        refuse_other(each.folder, {key: each.recipe[key] for key in sections}, advice)
+        sections = {key: each.recipe[key] for key in each.recipe if key not in UNTRAINED}
+        refuse_other(each.folder, sections, advice)
     unfinished = [each for each in runs if not each.result_file.exists()]
     # A model in float32 for each run; while one trains, checkpoints with two moments beside each weight.
     kept = [4 * each.size for each in unfinished]
@@ -212,10 +249,8 @@ def claim(recipe: Recipe, runs: Sequence[Run]) -> None:
         )
     write_whole(recipe.folder / "recipe.yaml", recipe.dump())
     for each in runs:
-        if (
-            each.result_file.exists()
-            and read_yaml(each.folder / "recipe.yaml")["evaluation"] != each.recipe["evaluation"]
-        ):
+        settings = each.recipe.get("evaluation")
+        if each.result_file.exists() and read_yaml(each.folder / "recipe.yaml").get("evaluation") != settings:
             each.result_file.unlink()  # trained already, but to be evaluated in another way
         write_whole(each.folder / "recipe.yaml", yaml.safe_dump(each.recipe, sort_keys=False, allow_unicode=True))
 
@@ -248,7 +283,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def with_defaults(section: str, found: Any) -> Any:
     """A section as a folder holds it; keys that are newer than the folder have their defaults."""
-    known: dict[str, type[BaseModel]] = {"task": Task, "training": Training}
+    known: dict[str, type[BaseModel]] = {"task": Task, "training": Training, "finetune": Finetune}
     cls = known.get(section)
     if cls is None or not isinstance(found, dict):
         return found
@@ -267,23 +302,22 @@ def first_difference(one: Any, other: Any, path: str) -> str | None:
     return None if json.dumps(one, default=str) == json.dumps(other, default=str) else path
 
 
-def carry_out(each: Run, data: TaskData, log: Log) -> None:
-    """Train and evaluate one run, as far as that is not done; its `result.json` comes last."""
+def carry_out(each: Run, data: TaskData, log: Log, make: Maker | None = None) -> None:
+    """Train and evaluate one run, as far as that is not done; its `result.json` comes last.
+
+    Args:
+        make: leaves the model in the run's folder and says what that took; `train` by default.
+    """
     if each.result_file.exists():
         RunResult.load(each.result_file)
         log(f"{each.label}: finished before")
         return
-
-    def note(sentence: str) -> None:
-        log(f"{each.label}: {sentence}")
-        with (each.folder / "log.txt").open("a", encoding="utf-8") as file:
-            file.write(sentence + "\n")
-
+    note = each.begin(log)
     result = RunResult(
         variant=each.variant, seed=each.seed, floor=is_floor(each.config), description=describe(each.config)
     )
     try:
-        spent = train(each, data, note)
+        result.budget = (make or train)(each, data, note)
     except Diverged as error:
         note(f"{error}; it counts as diverged, and the others go on")
         result.status, result.quality = "diverged", {ASSESSMENTS[data.task].headline: Measure(value=math.nan)}
@@ -297,32 +331,44 @@ def carry_out(each: Run, data: TaskData, log: Log) -> None:
     write_samples(each.folder, outputs, data)
     np.savez_compressed(each.folder / "maps.npz", **draw(model, data))  # type: ignore[arg-type]
     result.cost = measure_cost(model, each, data)
-    result.budget = {
-        "asked": each.training.budget.model_dump(exclude_none=True),
-        "tokens": spent.tokens,
-        "steps": spent.steps,
-        "seconds": round(spent.seconds, 1),
-        "epochs": round(spent.tokens / int(data.train.label_tokens.sum()), 3),
-    }
     result.save(each.result_file)
     note(", ".join(f"{name} {measure.value:.4g}" for name, measure in result.quality.items()))
 
 
-def train(each: Run, data: TaskData, note: Log) -> Spent:
-    """Train one run and save its model, unless that was done before; returns what it spent."""
-    if (each.folder / "model" / Ledger.FILE).exists():
-        return saved(each.folder / "model")
-    model = fresh(MODELS[data.task], each.config, each.seed, each.start)
-    described = environment.describe(each.training.precision)
-    write_whole(each.folder / "environment.json", json.dumps(described, indent=1) + "\n")
-    origin = f"; weights of {each.start.run}" if each.start is not None and each.start.weights else ""
-    note(f"{describe(each.config)}; {each.size:,} parameters{origin}")
+def train(each: Run, data: TaskData, note: Log) -> dict[str, Any]:
+    """Train one run and save its model, unless that was done before; returns its budget."""
+    if not is_trained(each):
+        model = fresh(MODELS[data.task], each.config, each.seed, each.start)
+        origin = f"; weights of {each.start.run}" if each.start is not None and each.start.weights else ""
+        note(f"{describe(each.config)}; {each.size:,} parameters{origin}")
+        fit(each, model, data, note)
+    return budget(each.training, saved(each.folder / "model"), data)
+
+
+def is_trained(each: Run) -> bool:
+    """Whether the model of a run is there, whole."""
+    return (each.folder / "model" / Ledger.FILE).exists()
+
+
+def fit(each: Run, model: Any, data: TaskData, note: Log, objective: Objective | None = None) -> None:
+    """Train `model` as a run says, and save it in the run's folder."""
 
     def validate(model: Any) -> float:
         batches = padded(data, data.validation, each.recipe["evaluation"]["batch_tokens"])
         return quality.likelihood(model, (batch for _, batch in batches), causal=is_causal(data)).loss
 
-    trainer = BareTrainer(
+    trainer = trainer_of(each, model, data, validate, objective)
+    trainer.add_callback(SignalRecorder(trainer, fixed_batch(data.validation, data.collate), each.folder))
+    learn(trainer, data, note)
+    save_model(each.folder / "model", model, data, trainer.ledger.spent)
+    trainer.remove_checkpoints()
+
+
+def trainer_of(
+    each: Run, model: Any, data: TaskData, validate: Callable[[Any], float], objective: Objective | None
+) -> BareTrainer:
+    """What trains `model` as a run says."""
+    return BareTrainer(
         model,
         each.training,
         data.train,
@@ -332,17 +378,34 @@ def train(each: Run, data: TaskData, note: Log) -> Spent:
         each.folder,
         each.seed,
         label=each.label,
+        objective=objective,
     )
-    trainer.add_callback(SignalRecorder(trainer, fixed_batch(data.validation, data.collate), each.folder))
+
+
+def learn(trainer: BareTrainer, data: TaskData, note: Log) -> None:
+    """Train to the end of the budget."""
     trainer.fit()
     spent = trainer.ledger.spent
     counted = f"{spent.tokens:,} {ASSESSMENTS[data.task].counted}"
     note(f"trained on {counted} in {spent.steps:,} steps and {spent.seconds:,.0f} seconds")
-    model.save_pretrained(each.folder / "model")
-    data.tokenizer.save_pretrained(each.folder / "model")
-    trainer.ledger.save(each.folder / "model")
-    trainer.remove_checkpoints()
-    return spent
+
+
+def save_model(folder: Path, model: Any, data: TaskData, spent: Spent) -> None:
+    """A trained model with its tokenizer and, last, what it took."""
+    model.save_pretrained(folder)
+    data.tokenizer.save_pretrained(folder)
+    save(spent, folder)
+
+
+def budget(training: Training, spent: Spent, data: TaskData) -> dict[str, Any]:
+    """What was asked for and what was spent."""
+    return {
+        "asked": training.budget.model_dump(exclude_none=True),
+        "tokens": spent.tokens,
+        "steps": spent.steps,
+        "seconds": round(spent.seconds, 1),
+        "epochs": round(spent.tokens / int(data.train.label_tokens.sum()), 3),
+    }
 
 
 def fresh(cls: type[Any], config: Any, seed: int, start: Start | None) -> Any:
@@ -383,10 +446,11 @@ def measure_cost(model: Any, each: Run, data: TaskData) -> dict[str, Measure]:
         "parameters": Measure(value=parameters, better="lower"),
         "parameters_without_embeddings": Measure(value=bare, better="lower"),
     }
+    length = min(each.recipe["task"]["max_length"], model.config.max_position_embeddings)
+    names = ("input_ids", "decoder_input_ids") if model.config.is_encoder_decoder else ("input_ids",)
+    inputs = {name: torch.ones(1, length, dtype=torch.long, device=device) for name in names}
+    found["multiply_adds"] = Measure(value=cost.multiply_adds(model, inputs), better="lower")
     if model.can_generate():
-        length = min(each.recipe["task"]["max_length"], model.config.max_position_embeddings)
-        names = ("input_ids", "decoder_input_ids") if model.config.is_encoder_decoder else ("input_ids",)
-        inputs = {name: torch.ones(1, length, dtype=torch.long, device=device) for name in names}
         found["state_bytes"] = Measure(value=cost.state_bytes(model, inputs), unit="bytes", better="lower")
     return {**found, "peak_memory": Measure(value=peak, unit="bytes", better="lower")}
 

@@ -1,10 +1,10 @@
-"""Parameters, state and memory, against formulas and allocations that are known."""
+"""Parameters, products, state and memory, against formulas and allocations that are known."""
 
 import pytest
 import torch
 
-from bareformers.measure.cost import num_embedding_parameters, num_parameters, peak_bytes, state_bytes
-from bareformers.models import BareForCausalLM, BareForSeq2SeqLM
+from bareformers.measure.cost import multiply_adds, num_embedding_parameters, num_parameters, peak_bytes, state_bytes
+from bareformers.models import BareForCausalLM, BareForMaskedLM, BareForSeq2SeqLM, BareForSequenceClassification
 from tests.models.sizes import SMALL, build, tokens
 
 WIDTH, LAYERS, FLOAT = SMALL["hidden_size"], SMALL["num_hidden_layers"], 4
@@ -45,6 +45,48 @@ def test_cross_counts_the_context():
 def test_half_the_precision_is_half_the_state():
     net = build(BareForCausalLM).bfloat16()
     assert state_bytes(net, {"input_ids": tokens(1, 6)}) == LAYERS * 2 * 6 * WIDTH * 2
+
+
+def expected_products(queries, keys, *, cross=None):
+    """Multiply-adds of one Pre-LN layer of `SMALL` with dot product: linear maps, scores and values."""
+
+    def attention(queries, keys):
+        return WIDTH * (2 * queries + 2 * keys) * WIDTH + 2 * queries * keys * WIDTH
+
+    total = attention(queries, keys) + 2 * queries * WIDTH * SMALL["intermediate_size"]
+    return total if cross is None else total + attention(queries, cross)
+
+
+@pytest.mark.parametrize("rows, length", [(1, 5), (3, 20)])
+def test_multiply_adds_are_those_of_the_arithmetic(rows, length):
+    net = build(BareForCausalLM, mixer="dot_product")
+    head = length * WIDTH * SMALL["vocab_size"]
+    assert multiply_adds(net, {"input_ids": tokens(rows, length)}) == (
+        LAYERS * expected_products(length, length) + head
+    )
+
+
+def test_multiply_adds_of_both_halves_and_between_them():
+    net = build(BareForSeq2SeqLM, is_encoder_decoder=True)
+    found = multiply_adds(net, {"input_ids": tokens(2, 9), "decoder_input_ids": tokens(2, 4)})
+    layers = expected_products(9, 9) + expected_products(4, 4, cross=9)
+    assert found == LAYERS * layers + 4 * WIDTH * SMALL["vocab_size"]
+
+
+@pytest.mark.parametrize("cls", [BareForMaskedLM, BareForSequenceClassification])
+def test_a_fused_kernel_counts_as_the_products_it_stands_for(cls):
+    net = build(cls, max_position_embeddings=200)
+    short, long = (multiply_adds(net, {"input_ids": tokens(1, length)}) for length in (20, 200))
+    body = [LAYERS * expected_products(length, length) for length in (20, 200)]
+    head = long - body[1]
+    assert net.training is False and 0 < head
+    assert short - body[0] == (head if cls is BareForSequenceClassification else head // 10)
+
+
+def test_without_mixing_only_linear_maps_are_left():
+    net = build(BareForCausalLM, mixer="none")
+    per_token = LAYERS * 2 * WIDTH * SMALL["intermediate_size"] + WIDTH * SMALL["vocab_size"]
+    assert multiply_adds(net, {"input_ids": tokens(2, 7)}) == 7 * per_token
 
 
 def test_the_peak_of_a_known_allocation():

@@ -177,11 +177,7 @@ def _write_recipe(folder: Path, task: str, data: dict[str, Any], variants: dict[
 
 def two_steps(path: Path, folder: Path) -> list[str]:
     """Overrides with which any recipe of the repository takes seconds, on made-up data where its own is not at hand."""
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
     overrides = [
-        "task.vocab_size=400",
-        "model.hidden_size=32",
-        "model.intermediate_size=64",
         "training.budget.steps=2",
         "training.evaluations=1",
         "training.checkpoints=1",
@@ -193,6 +189,10 @@ def two_steps(path: Path, folder: Path) -> list[str]:
         "evaluation.speed_rounds=0",
         "seeds=[0]",
     ]
+    if is_distillation(path):  # the teacher has data and sizes
+        return overrides
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+    overrides += ["task.vocab_size=400", "model.hidden_size=32", "model.intermediate_size=64"]
     if data["name"] == "parallel":
         given = {**vars(registry.sources.get("parallel")()), **data}
         stems = [given[part] for part in ("train", "validation", "test") if given[part] is not None]
@@ -207,6 +207,11 @@ def two_steps(path: Path, folder: Path) -> list[str]:
         overrides += [f"data.path={write_labelled(folder / 'labelled.txt', 200, seed=0)}", "data.label_names=null"]
         overrides += [f"data.{side}=null" for side in ("train", "validation", "test")]
     return overrides
+
+
+def is_distillation(path: Path) -> bool:
+    """Whether the recipe at `path` is one for `bareformers distill`."""
+    return "teacher" in yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def begun_by(path: Path, recipes: Path) -> list[Path]:

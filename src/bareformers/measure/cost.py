@@ -1,4 +1,4 @@
-"""What a model costs in parameters and memory, read off the module, its real state and the allocator."""
+"""What a model costs in parameters, products and memory: read off the module, its operations, state and allocations."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -26,6 +28,20 @@ def state_bytes(model: Any, inputs: dict[str, Tensor]) -> int:
     cache = model(**inputs, use_cache=True).past_key_values
     rows = next(iter(inputs.values())).shape[0]
     return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(cache, set())) // rows
+
+
+@torch.no_grad()
+def multiply_adds(model: Any, inputs: dict[str, Tensor]) -> int:
+    """Multiply-adds of a forward pass for each row of `inputs`: those of matrix products and convolutions.
+
+    What works on numbers one by one (norms, softmax, sums) is left out. Products of queries and keys count whole, also
+    where a causal kernel would skip half of them.
+    """
+    model.eval()
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(**inputs, use_cache=False)
+    rows = next(iter(inputs.values())).shape[0]
+    return counter.get_total_flops() // 2 // rows
 
 
 def _tensors(thing: Any, seen: set[int]) -> Iterator[Tensor]:

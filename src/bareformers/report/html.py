@@ -11,8 +11,11 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bareformers.report import figures, maps, palette, signal, words
-from bareformers.report.result import Comparison, Measure, VariantResult, difference, write_whole
+from pydantic import ValidationError
+
+from bareformers.report import figures, layers, maps, palette, signal, words
+from bareformers.report.layers import LayerStudy
+from bareformers.report.result import Comparison, Measure, VariantResult, complaint, difference, write_whole
 from bareformers.report.verdict import best_floor, caveats, kept, kept_means, predicate, verdict
 
 if TYPE_CHECKING:
@@ -25,8 +28,9 @@ SAMPLES = 8
 def build(folder: Path | str) -> Path:
     """Write `<folder>/report.html` from `<folder>/result.json` and what the runs left beside it; return its path.
 
-    Reads per run `metrics.jsonl`, `signal.jsonl`, `samples.json` and `maps.npz`. Where one is missing the report says
-    so in its place, or leaves the section out; a missing or damaged `result.json` is an `InputError`.
+    Reads `layers.json` of a distillation, and per run `metrics.jsonl`, `signal.jsonl`, `samples.json` and `maps.npz`.
+    Where one is missing the report says so in its place, or leaves the section out; a missing or damaged `result.json`
+    is an `InputError`.
     """
     folder = Path(folder)
     comparison = Comparison.load(folder / "result.json")
@@ -42,6 +46,7 @@ class Runs:
         signal: the rows of `signal.jsonl` of the first seed.
         samples: `samples.json` of the first seed that has one.
         maps: the arrays of `maps.npz` of the first seed that has one.
+        layers: which layers of a teacher can go; None where there was none.
         problems: a sentence for each file that is there but cannot be read.
     """
 
@@ -49,12 +54,14 @@ class Runs:
     signal: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     samples: dict[str, dict[str, Any]] = field(default_factory=dict)
     maps: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
+    layers: LayerStudy | None = None
     problems: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, folder: Path, comparison: Comparison) -> Runs:
         """Read what is there; nothing here is needed for a report."""
         runs = cls()
+        runs.layers = runs._layers(folder / "layers.json")
         for variant in comparison.variants:
             if variant.runs and (rows := runs._signal(folder / variant.runs[0] / "signal.jsonl")):
                 runs.signal[variant.name] = rows
@@ -104,6 +111,17 @@ class Runs:
             return None
         return dict(found)
 
+    def _layers(self, path: Path) -> LayerStudy | None:
+        try:
+            return LayerStudy.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._problem(path, error.strerror or str(error))
+        except ValidationError as error:
+            self._problem(path, complaint(error))
+        return None
+
     def _maps(self, path: Path) -> dict[str, NDArray[Any]] | None:
         import numpy as np
 
@@ -126,7 +144,8 @@ class Runs:
             return ""
 
     def _problem(self, path: Path, reason: str) -> None:
-        self.problems.append(f"{'/'.join(path.parts[-3:])} was left out: {reason}.")
+        name = "/".join(path.parts[-3:]) if path.name != "layers.json" else path.name
+        self.problems.append(f"{name} was left out: {reason}.")
 
 
 def page(comparison: Comparison, runs: Runs) -> str:
@@ -151,6 +170,7 @@ def page(comparison: Comparison, runs: Runs) -> str:
         scatter=figures.quality_against_cost(comparison),
         columns=_columns(comparison),
         rows=_rows(comparison),
+        layers=layers.draw(runs.layers, looks),
         bars=_bars(comparison),
         against_length=figures.against_length(comparison),
         curves=figures.curves(comparison, runs.metrics),

@@ -25,12 +25,14 @@ from bareformers.errors import InputError, nearest
 Better = Literal["higher", "lower"]
 
 
-class _Model(BaseModel):
+class Schema(BaseModel):
+    """What stands in a file: no key unknown, and numbers that are none kept as words."""
+
     # A diverged run measures NaN: as a string it survives strict JSON parsers and comes back as a float.
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
 
-class _Document(_Model):
+class Document(Schema):
     """A model with a file of its own."""
 
     def save(self, path: Path | str) -> Path:
@@ -46,13 +48,19 @@ class _Document(_Model):
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            reason = f"{where}: {first['msg']}" if where else first["msg"]
-            raise InputError(f"{path} is not a {cls.__name__} of this version of bareformers: {reason}") from error
+            raise InputError(
+                f"{path} is not a {cls.__name__} of this version of bareformers: {complaint(error)}"
+            ) from error
 
 
-class Measure(_Model):
+def complaint(error: ValidationError) -> str:
+    """The first thing that does not fit a schema, and where."""
+    first = error.errors()[0]
+    where, said = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    return f"{where}: {said}" if where else said
+
+
+class Measure(Schema):
     """One measured number.
 
     Attributes:
@@ -89,7 +97,7 @@ class Measure(_Model):
         )
 
 
-class _Measured(_Model):
+class _Measured(Schema):
     floor: bool = False
     description: str = ""
     quality: dict[str, Measure] = {}
@@ -112,7 +120,7 @@ class _Measured(_Model):
             yield from group.items()
 
 
-class RunResult(_Measured, _Document):
+class RunResult(_Measured, Document):
     """What one run measured: one variant with one seed. Saved as `<variant>/seed<k>/result.json`.
 
     Attributes:
@@ -148,7 +156,7 @@ class VariantResult(_Measured):
     runs: list[str]
 
 
-class Compared(_Document):
+class Compared(Document):
     """Variants measured side by side, one of them the baseline that the others are held against.
 
     Attributes:
@@ -358,7 +366,12 @@ class Difference:
 def difference(variant: VariantResult, baseline: VariantResult, key: str) -> Difference | None:
     """The difference in the measure `key`; None where either has none, or a number that is not finite."""
     ours, theirs = variant.measure(key), baseline.measure(key)
-    if ours is None or theirs is None or not (ours.finite and theirs.finite):
+    return None if ours is None or theirs is None else between(ours, theirs)
+
+
+def between(ours: Measure, theirs: Measure) -> Difference | None:
+    """How far `ours` lies from `theirs`, the baseline's; None where one is no number."""
+    if not (ours.finite and theirs.finite):
         return None
     value = ours.value - theirs.value
     spreads = [measure.spread for measure in (ours, theirs) if measure.spread is not None]

@@ -22,6 +22,7 @@ _LABELS = {
     "forward_backward_ms": "time of forward and backward",
     "forward_ms": "time of a forward pass",
     "mcc": "MCC",
+    "multiply_adds": "multiply-adds of a forward pass",
     "peak_memory": "activation memory",
     "prefill_ms": "time of a prefill",
     "rms": "row norm",

@@ -58,7 +58,7 @@ class Ledger:
 
     def save(self, checkpoint: Path) -> None:
         """Into the folder of a checkpoint."""
-        replace(checkpoint / self.FILE, json.dumps(asdict(self.spent)))
+        save(self.spent, checkpoint)
 
     def load(self, checkpoint: Path) -> None:
         """Go back to a checkpoint; rows of `metrics.jsonl` from after it are forgotten."""
@@ -73,8 +73,13 @@ class Ledger:
         self._metrics.write_text("", encoding="utf-8")
 
 
+def save(spent: Spent, folder: Path) -> None:
+    """Into the folder of a checkpoint or of a finished model, of which this is the last file to be written."""
+    replace(folder / Ledger.FILE, json.dumps(asdict(spent)))
+
+
 def saved(folder: Path) -> Spent:
-    """What `Ledger.save` wrote into the folder of a checkpoint or of a finished model."""
+    """What `save` wrote into the folder of a checkpoint or of a finished model."""
     return Spent(**json.loads((folder / Ledger.FILE).read_text(encoding="utf-8")))
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+Objective = Callable[..., Tensor]
+"""Of a model, a batch and, where a step takes several batches, the number of labels in all of them."""
 
 
 class CrossEntropy:
@@ -16,3 +22,46 @@ class CrossEntropy:
     def __call__(self, model: nn.Module, batch: dict[str, Any], num_labels: Tensor | int | None = None) -> Tensor:
         """The mean over the labels of `batch`; with `num_labels` (of a whole step) the sum divided by it."""
         return model(**batch, loss_only=True, smoothing=self.label_smoothing, num_items_in_batch=num_labels).loss
+
+
+class Imitation:
+    """A share of a teacher's predictions (Hinton, Vinyals & Dean, arXiv:1503.02531), the rest cross-entropy.
+
+    Args:
+        teacher: predicts what the model does, from the same batches.
+        is_causal: whether both shift their labels, so that the last prediction of each row has none.
+        share: of the teacher in the loss, 0 to 1.
+        temperature: divides the logits of both; the divergence is multiplied by its square, as there.
+        label_smoothing: of the cross-entropy.
+    """
+
+    def __init__(
+        self, teacher: nn.Module, is_causal: bool, share: float, temperature: float, label_smoothing: float
+    ) -> None:
+        self.teacher, self.is_causal = teacher, is_causal
+        self.share, self.temperature, self.label_smoothing = share, temperature, label_smoothing
+
+    def __call__(self, model: nn.Module, batch: dict[str, Any], num_labels: Tensor | int | None = None) -> Tensor:
+        """As of `CrossEntropy`, the mean over labels."""
+        out = model(**batch, smoothing=self.label_smoothing, num_items_in_batch=num_labels)
+        with torch.no_grad():
+            taught = self._predicted(self.teacher(**batch).logits, batch["labels"])
+        found = self._predicted(out.logits, batch["labels"])
+        divergence = F.kl_div(found, taught, log_target=True, reduction="sum") * self.temperature**2
+        return torch.lerp(out.loss, divergence / (len(found) if num_labels is None else num_labels), self.share)
+
+    def _predicted(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Log-probabilities [N, V] where there is something to predict."""
+        if self.is_causal:
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        return (logits[labels != -100].float() / self.temperature).log_softmax(-1)
+
+
+class Imitated:
+    """The mean squared error of every student of `Lessons`, summed: each learns as if it were alone."""
+
+    def __call__(self, lessons: nn.Module, batch: dict[str, Any], num_labels: Tensor | int | None = None) -> Tensor:
+        """Over `batch`; with `num_labels` (of a whole step) times the share of its labels that are in this batch."""
+        errors, _, counts = lessons(**batch).unbind(-1)
+        loss = (errors / counts).sum()
+        return loss if num_labels is None else loss * ((batch["labels"] != -100).sum() / num_labels)

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import (
-    PreTrainedModel,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -42,7 +41,7 @@ from bareformers.measure.quality import num_predicted
 from bareformers.recipe import Training
 from bareformers.training import divergence, schedules
 from bareformers.training.ledger import Ledger, saved
-from bareformers.training.objectives import CrossEntropy
+from bareformers.training.objectives import CrossEntropy, Objective
 
 ENDLESS = 10**9  # steps of a budget in minutes, which the clock ends
 
@@ -51,21 +50,22 @@ class BareTrainer(Trainer):
     """Trains one model on one plan of batches.
 
     Args:
-        model: takes `labels`, and what `objective` asks of it.
+        model: what `objective` is of; a plain module is saved as its tensors.
         settings: the training section of a recipe.
         examples: the training side.
         collate: makes a list of examples a batch.
         is_causal: whether the model shifts its labels, so that the first of each row is not predicted.
-        validate: the validation loss of the model, in nats per token.
+        validate: the validation loss of the model, in nats per token where `objective` is of labels.
         folder: of the run; holds `metrics.jsonl`, and `checkpoints/` while training lasts.
         seed: of the order of the batches and of dropout.
         label: what the progress line calls this run.
         callbacks: more of `transformers`' callbacks.
+        objective: what is minimised; the cross-entropy of the labels by default.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: Any,
         settings: Training,
         examples: Examples,
         collate: Callable[[Sequence[Any]], dict[str, Tensor]],
@@ -75,9 +75,11 @@ class BareTrainer(Trainer):
         seed: int,
         label: str = "",
         callbacks: Iterable[TrainerCallback] = (),
+        objective: Objective | None = None,
     ) -> None:
         budget = settings.budget
-        self.settings, self.objective, self.validate = settings, CrossEntropy(settings.label_smoothing), validate
+        self.settings, self.validate = settings, validate
+        self.objective: Objective = objective or CrossEntropy(settings.label_smoothing)
         self.is_causal = is_causal
         self.checkpoints = folder / "checkpoints"
         self.ledger = Ledger(folder / "metrics.jsonl")

@@ -1,0 +1,127 @@
+"""Students learn what parts of a frozen teacher do, all in the same forward pass of the teacher and each by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bareformers.mixers.base import at_least_float32
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What one student learns, in one layer of the teacher.
+
+    Attributes:
+        student: a mixer; what it returns is compared with the target.
+        block: the teacher's layer, of whose padding what is not real is left out.
+        mixer: the teacher's, with whose inputs the student is called; None where the student stands for more than the
+            mixer, and is given the stream of the block.
+        target: the module of the block that shows what is to be learnt, and whether as what goes in or as what comes
+            out of it.
+        match_maps: weight of the squared difference of the maps of mixer and student.
+    """
+
+    student: nn.Module
+    block: nn.Module
+    mixer: nn.Module | None
+    target: tuple[nn.Module, Literal["input", "output"]]
+    match_maps: float = 0.0
+
+    def listen(self, tell: Callable[[Tensor], None]) -> Iterable[Any]:
+        """Hooks on the teacher; whenever its block has run, `tell` gets the student's `errors`."""
+        seen: dict[str, Any] = {}
+        learns = torch.is_grad_enabled()
+
+        def see_target(module: nn.Module, given: tuple[Any, ...], result: Any = None) -> None:
+            shown = given if self.target[1] == "input" else result
+            seen["target"] = shown[0] if isinstance(shown, tuple) else shown
+
+        def see_call(module: nn.Module, given: tuple[Any, ...], options: dict[str, Any], result: Any) -> None:
+            seen["call"], seen["context"], seen["map"] = given, options["context"], result[1]
+
+        def learn(module: nn.Module, given: tuple[Any, ...], result: Any) -> None:
+            stream, signals = given
+            x, mask = seen.get("call", (stream, signals.mask))
+            keep = None if signals.mask.keep is None else signals.mask.keep[:, signals.mask.offset :]
+            with torch.set_grad_enabled(learns):
+                y, weights = self.student(x, mask, context=seen.get("context"), want_weights=self.match_maps > 0)
+                tell(self.errors(y, weights, seen["target"], seen.get("map"), keep))
+            seen.clear()
+
+        module, side = self.target
+        hook = module.register_forward_pre_hook if side == "input" else module.register_forward_hook
+        yield hook(see_target)
+        if self.mixer is not None:
+            yield self.mixer.register_forward_hook(see_call, with_kwargs=True)
+            if self.match_maps:
+                ask = {"want_weights": True}
+                yield self.mixer.register_forward_pre_hook(
+                    lambda module, given, options: (given, options | ask), with_kwargs=True
+                )
+        yield self.block.register_forward_hook(learn)
+
+    def errors(
+        self, y: Tensor, weights: Tensor | None, target: Tensor, taught: Tensor | None, keep: Tensor | None
+    ) -> Tensor:
+        """[3]: the squared error, the squared target, and how many numbers [B, T, D] they are summed over.
+
+        A map counts as its difference, squared, summed over the keys and meant over the heads, of each position.
+
+        Args:
+            keep: [B, T], which positions are real; None: all.
+        """
+        real = y.new_ones(y.shape[:2], dtype=torch.float32) if keep is None else keep.float()
+        target = at_least_float32(target)
+        error = (at_least_float32(y) - target).square().mean(-1)
+        if self.match_maps:
+            assert weights is not None and taught is not None
+            difference = at_least_float32(weights) - at_least_float32(taught)
+            error = error + self.match_maps * difference.square().sum(-1).mean(1)
+        sums = [(each * real).sum() for each in (error, target.square().mean(-1), real)]
+        return torch.stack(sums) * y.shape[-1]
+
+
+class Lessons(nn.Module):
+    """The students, and nothing of the teacher: what is trained and saved.
+
+    No activation of the teacher outlives its layer, but for what the students keep for their backward pass.
+
+    Args:
+        lessons: of layers that `read` runs.
+        read: runs the teacher on a batch. It should be frozen, and in evaluation.
+    """
+
+    def __init__(self, lessons: Sequence[Lesson], read: Callable[[dict[str, Tensor]], Any]) -> None:
+        super().__init__()
+        self.students = nn.ModuleList(lesson.student for lesson in lessons)
+        self._lessons, self._read = tuple(lessons), read
+
+    def forward(self, **batch: Any) -> Tensor:
+        """[N, 3]: `Lesson.errors` of every student."""
+        found: dict[int, Tensor] = {}
+        with ExitStack() as hooks:
+            for number, lesson in enumerate(self._lessons):
+                for hook in lesson.listen(partial(found.__setitem__, number)):
+                    hooks.enter_context(hook)
+            with torch.no_grad():
+                self._read(batch)
+        return torch.stack([found[number] for number in range(len(self._lessons))])
+
+
+@torch.no_grad()
+def examine(lessons: Lessons, batches: Iterable[dict[str, Tensor]]) -> list[tuple[float, float]]:
+    """Of every student the mean squared error, and its share of the mean squared target, over all batches."""
+    training, device = lessons.training, next(lessons.parameters()).device
+    lessons.eval()
+    sums = sum(lessons(**{name: tensor.to(device) for name, tensor in batch.items()}).double() for batch in batches)
+    lessons.train(training)
+    assert isinstance(sums, Tensor)
+    errors, squares, counts = sums.unbind(-1)
+    return list(zip((errors / counts).tolist(), (errors / squares).tolist(), strict=True))
