@@ -3,6 +3,8 @@
 import gc
 import os
 
+import pytest
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -15,3 +17,19 @@ def pytest_collection_finish(session):
     # `Trainer` collects garbage several times a run, and would look through thousands of tests each time.
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The labels of what is trained from now on."""
+    from bareformers import run as running
+
+    labels = []
+
+    class Noting(running.BareTrainer):
+        def fit(self):
+            labels.append(self.watch.label)
+            super().fit()
+
+    monkeypatch.setattr(running, "BareTrainer", Noting)
+    return labels

@@ -87,20 +87,6 @@ def finished(recipe):
     return recipe.parent / "distilled", comparison, said
 
 
-@pytest.fixture
-def trained(monkeypatch):
-    """The labels of what is trained from now on."""
-    labels = []
-
-    class Noting(running.BareTrainer):
-        def fit(self):
-            labels.append(self.watch.label)
-            super().fit()
-
-    monkeypatch.setattr(running, "BareTrainer", Noting)
-    return labels
-
-
 def weights(run):
     return load_file(run / "model" / "model.safetensors")
 

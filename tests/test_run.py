@@ -69,20 +69,6 @@ def copied(finished, tmp_path):
     return tmp_path / "run"
 
 
-@pytest.fixture
-def trained(monkeypatch):
-    """The labels of the runs that are trained from now on."""
-    labels = []
-
-    class Noting(running.BareTrainer):
-        def fit(self):
-            labels.append(self.watch.label)
-            super().fit()
-
-    monkeypatch.setattr(running, "BareTrainer", Noting)
-    return labels
-
-
 def times(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("seed*/**/*") if path.is_file()}
 

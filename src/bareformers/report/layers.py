@@ -11,7 +11,7 @@ from pydantic import model_validator
 from bareformers.report import words
 from bareformers.report.palette import Look
 from bareformers.report.result import Difference, Document, Measure, Schema, between
-from bareformers.report.svg import FAINT, MUTED, chart, inline
+from bareformers.report.svg import FAINT, MUTED, Panel, chart, inline
 
 NEAR = 0.01  # the share of the teacher's quality that a layer that can go may cost
 FAR = 0.1  # and from which on the table is shaded no darker
@@ -103,15 +103,6 @@ class Cell:
     difference: str = ""
     kind: str = "neither"
     shade: int | None = 0
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One order of replacing layers."""
-
-    title: str
-    hint: str
-    svg: str
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from bareformers.report import words
 from bareformers.report.palette import Look
-from bareformers.report.svg import chart, inline
+from bareformers.report.svg import Panel, chart, inline
 
 Layers = Sequence[Mapping[str, Any]]
 
@@ -32,15 +32,6 @@ class Depths:
     look: Look
     before: Layers
     after: Layers
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One measure of all models."""
-
-    title: str
-    hint: str
-    svg: str
 
 
 @dataclass(frozen=True)

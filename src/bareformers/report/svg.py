@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
 MUTED, FAINT = (THEMES[name][0] for name in ("muted", "faint"))
 TEXT = 12.0
 SMALL = 11.0
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A small figure with its heading, one of several side by side."""
+
+    title: str
+    hint: str
+    svg: str
 
 
 def chart(width: float, height: float, *, left: float, right: float, top: float, bottom: float) -> tuple[Figure, Axes]:
