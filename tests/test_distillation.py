@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from bareformers import distillation
 from bareformers import run as running
@@ -132,7 +132,7 @@ def test_a_lesson_is_learnt_once(finished):
         ("encoder", 0, "gaussian"), ("encoder", 1, "gaussian"), ("encoder", 0, "elr"), ("encoder", 1, "elr"),
         ("cross", 0, "alr"), ("cross", 1, "alr"), ("decoder", 0, "average"), ("decoder", 1, "average"),
     ]  # fmt: skip
-    assert all(0 < row["loss"] and 0 < row["relative"] for row in rows)
+    assert all(0 < row["loss"] and 0 < row["relative"] and row["maps"] == 0 for row in rows)
     first, second = (weights(folder / name / "seed0") for name in ("gaussian", "cheap"))
     assert all(torch.equal(first[name], second[name]) for name in first if name.startswith("encoder"))
     last = [row for row in tiny.metrics(folder / "lessons/seed0") if "validation_loss" in row][-1]
@@ -170,6 +170,8 @@ def test_verbs_read_students(finished, capsys):
     assert outcome.code == 0 and f"{RunResult.load(run / 'result.json').quality['loss'].value:.4f}" in outcome.out
     outcome = tiny.command(capsys, "inspect", run)
     assert outcome.code == 0 and "from which it was distilled" in outcome.err
+    outcome = tiny.command(capsys, "inspect", finished[0] / "teacher" / "seed0")
+    assert outcome.code == 0 and "It is a copy of" in outcome.err
     outcome = tiny.command(capsys, "report", finished[0])
     assert outcome.code == 0
 
@@ -188,11 +190,19 @@ def test_given_again_nothing_is_trained(finished, recipe, trained):
 
 
 def test_another_evaluation_trains_nothing(finished, recipe, trained, tmp_path):
-    shutil.copytree(finished[0], tmp_path / "distilled")
-    carry_out(recipe, "evaluation.beams=1", "orders=[]", "seeds=[0]", f"output={tmp_path / 'distilled'}")
-    assert not trained
-    study = LayerStudy.load(tmp_path / "distilled" / "layers.json")
-    assert {row.order for row in study.rows} == {"all"}
+    folder = tmp_path / "distilled"
+    shutil.copytree(finished[0], folder)
+    environments = list(folder.rglob("environment.json"))
+    for file in environments:
+        file.write_text('{"machine": "another"}')
+    scores = (folder / "lessons/seed0/scores.json").read_text()
+    overrides = ("evaluation.beams=1", "evaluation.sample_tokens=5", "seeds=[0]", f"output={folder}")
+    carry_out(recipe, "orders=[top]", *overrides)
+    assert {row.order for row in LayerStudy.load(folder / "layers.json").rows} == {"top", "all"}
+    assert (folder / "lessons/seed0/scores.json").read_text() == scores, "beams and samples change no greedy score"
+    carry_out(recipe, "orders=[]", *overrides)
+    assert not trained and not (folder / "layers.json").exists()
+    assert all(file.read_text() == '{"machine": "another"}' for file in environments)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +210,6 @@ def test_another_evaluation_trains_nothing(finished, recipe, trained, tmp_path):
     [
         ("training.learning_rate=0.5", "training.learning_rate"),
         ("students.gaussian.encoder_mixer=random", "students.gaussian.encoder_mixer"),
-        ("match_maps=0.5", "match_maps"),
         ("finetune.budget.steps=2", "finetune"),
     ],
 )
@@ -208,6 +217,42 @@ def test_a_folder_of_another_recipe_is_left_alone(finished, recipe, trained, ove
     with pytest.raises(InputError, match=f"belongs to another recipe: {key} differs; write output="):
         carry_out(recipe, override)
     assert not trained
+
+
+def test_another_teacher_in_the_same_place_is_seen(finished, recipe, trained, teacher, tmp_path):
+    shutil.copytree(teacher, tmp_path / "teacher")
+    overrides = [f"teacher={tmp_path / 'teacher'}", f"output={tmp_path / 'distilled'}", "seeds=[0]"]
+    overrides += ["orders=[]", "students={average: {encoder_mixer: average}}", "training.budget.steps=1"]
+    carry_out(recipe, *overrides)
+    trained.clear()
+    file = tmp_path / "teacher/model/model.safetensors"
+    retrained = {name: tensor + 0.01 for name, tensor in load_file(file).items()}
+    save_file(retrained, file, {"format": "pt"})
+    with pytest.raises(InputError, match="lessons.seed0 belongs to another recipe: teacher_weights differs"):
+        carry_out(recipe, *overrides)
+    assert not trained
+
+
+def test_a_lesson_that_diverges_has_a_name(teacher, tmp_path):
+    students = {"average": {"encoder_mixer": "average"}}
+    training = {**TRAINING, "learning_rate": 1e38, "warmup_steps": 0}
+    with pytest.raises(
+        InputError, match=r"average \(encoder, layer [01]\).*; write a smaller .* or remove /"
+    ) as raised:
+        carry_out(written(tmp_path, teacher, students=students, training=training))
+    assert "students" not in str(raised.value)
+
+
+def test_what_differs_from_the_data_of_the_teacher(teacher, tmp_path):
+    shutil.copytree(teacher.parents[2] / "pairs", tmp_path / "pairs")
+    path = written(tmp_path, teacher, students={"average": {"encoder_mixer": "average"}}, orders=[])
+    carry_out(path, "task.max_length=20", f"data.root={tmp_path / 'pairs'}", "training.budget.steps=1")
+    own, found = (
+        yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+        for folder in (teacher, tmp_path / "distilled/average/seed0")
+    )
+    assert found["task"] == {**own["task"], "max_length": 20}
+    assert found["data"] == {**own["data"], "root": str(tmp_path / "pairs")}
 
 
 @pytest.mark.slow
@@ -266,6 +311,7 @@ def test_a_language_model_and_its_maps(speaker, tmp_path):
     assert comparison.headline == "bits_per_byte"
     rows = json.loads((tmp_path / "distilled/lessons/seed0/lessons.json").read_text(encoding="utf-8"))
     assert [row["mixer"]["name"] for row in rows] == ["random", "alr"]
+    assert rows[0]["maps"] > 0 == rows[1]["maps"]
 
 
 def test_a_model_folder_teaches_what_the_recipe_says(teacher, tmp_path):
@@ -286,7 +332,9 @@ def test_distill(teacher, tmp_path, capsys):
     outcome = tiny.command(capsys, "distill", path, "training.budget.steps=2", "orders=[]")
     assert outcome.code == 0 and f"Report: {tmp_path / 'distilled' / 'report.html'}" in outcome.out
     assert "average" in outcome.out and "teacher" in outcome.out and "100%" in outcome.err
-    command = Comparison.load(tmp_path / "distilled" / "result.json").command
+    comparison = Comparison.load(tmp_path / "distilled" / "result.json")
+    assert [variant.floor for variant in comparison.variants] == [False, True]
+    command = comparison.command
     assert command == f"bareformers distill {path} training.budget.steps=2 'orders=[]'"
 
 
@@ -308,15 +356,18 @@ def test_distill(teacher, tmp_path, capsys):
         ("students.gaussian={cross_mixer: {name: alr, size: XXL}}", "student 'gaussian': .*unknown size 'XXL'"),
         ("students.teacher={encoder_mixer: gaussian}", "no student is called 'teacher'"),
         ("students.a/b={encoder_mixer: gaussian}", "student 'a/b' names a folder: use letters"),
+        ("students={result.json: {encoder_mixer: gaussian}}", "student 'result.json' names a folder: use letters"),
         ("training.clip=1", "training: clip would let students that share no weights change each other"),
         ("training.early_stopping=2", "training: early_stopping would let students"),
         ("training.label_smoothing=0.1", "training: label_smoothing would do nothing"),
         ("training.bugdet=1", "unknown key 'training.bugdet'; did you mean 'budget'"),
         ("finetune={budget: {steps: 1}, temperature: 2}", "finetune: temperature would do nothing"),
         ("orders=[sideways]", "orders"),
-        ("match_maps=1", "match_maps would do nothing: no student has a map where the teacher has one"),
+        ("orders=[top,top]", "orders: entries repeat"),
+        ("match_maps=1", "match_maps would do nothing: no student learns a map where the teacher has one"),
         ("task={name: language_modelling}", "is a BareForSeq2SeqLM, which is no model for language_modelling"),
-        ("task={name: translation, max_length: 99}", "task.max_length 99 is more than the 32 positions of the teacher"),
+        ("task.max_lenght=20", "task: unknown key 'max_lenght'; did you mean 'max_length'"),
+        ("task.max_length=99", "task.max_length 99 is more than the 32 positions of the teacher"),
         ("data.name=txet", "unknown source 'txet'"),
         ("plugins=[nowhere_at_all]", "plugin 'nowhere_at_all' cannot be imported"),
     ],
@@ -342,6 +393,20 @@ def other_tokenizer(folder):
     tokenizer.save_pretrained(folder / "model")
 
 
+def half_written(folder):
+    file = folder / "model" / "model.safetensors"
+    tensors = {name: tensor for name, tensor in load_file(file).items() if "encoder.blocks.1" not in name}
+    save_file(tensors, file, {"format": "pt"})
+
+
+def another_config(**changes):
+    def change(folder):
+        file = folder / "model" / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+    return change
+
+
 @pytest.mark.parametrize(
     "damage, words",
     [
@@ -351,6 +416,13 @@ def other_tokenizer(folder):
         ),
         (lambda folder: (folder / "model/config.json").unlink(), "holds no trained model"),
         (truncate, "is damaged or incomplete"),
+        (half_written, "is damaged or incomplete: its tensors lack encoder.blocks.1.* and [0-9]+ more"),
+        (another_config(num_hidden_layers=1), "is damaged or incomplete: its tensors lack decoder.blocks.0.final_norm"),
+        (another_config(encoder_mixer="average"), "config.json has no place for encoder.blocks.0.mixer.* and "),
+        (another_config(hidden_size=32), "is damaged or incomplete"),
+        (another_config(hidden_size="wide"), "is damaged or incomplete"),
+        (lambda folder: (folder / "model/ledger.json").write_text("{"), "ledger.json is damaged"),
+        (lambda folder: (folder / "result.json").write_text("{"), "result.json is not a RunResult"),
         (lambda folder: (folder / "model/tokenizer.json").unlink(), "is damaged or incomplete"),
         (other_tokenizer, "has 300 tokens and its tokenizer 301"),
     ],

@@ -55,11 +55,12 @@ MISTAKES = {
     "two_choices": ("training={average_checkpoints: 2, early_stopping: 2}", "both choose the final weights"),
     "betas": ("training.betas=[0.9]", "training.betas"),
     "negative_seed": ("seeds=[-1]", "seeds.0: .*not -1"),
-    "seeds": ("seeds=[0,0]", "seeds repeat"),
+    "seeds": ("seeds=[0,0]", "seeds: entries repeat"),
     "no_seed": ("seeds=[]", "seeds: .*at least 1 item"),
     "seed": ("seeds=3", "seeds: .*list, not 3"),
     "baseline": ("baseline=dot_prodct", "baseline 'dot_prodct' is no variant; did you mean 'dot_product'"),
     "variant_name": ("variants.a/b={mixer: none}", "variant 'a/b' names a folder"),
+    "variant_file": ("variants={result.json: {mixer: none}}", "variant 'result.json' names a folder: use letters"),
     "variant": ("variants.gaussian=gaussian", "variants.gaussian: .*dictionary, not 'gaussian'"),
     "variant_training": ("variants.none.training=fast", "variants.none.training"),
     "variant_training_number": ("variants.none.training=5", "variants.none.training"),
@@ -204,7 +205,7 @@ def test_a_variant_has_seeds_of_its_own(tmp_path):
     assert recipe.model_for("dot_product") == {"mixer": "dot_product"}
     recipe = load(path, ["seeds=[5]"])
     assert [recipe.seeds_for(variant) for variant in variants] == [[5], [5]]
-    for wrong, words in ((3, "list.*not 3"), ([], "at least 1 item"), ([1, 1], "seeds repeat"), ([-1], "not .-1.")):
+    for wrong, words in ((3, "list.*not 3"), ([], "at least 1 item"), ([1, 1], "entries repeat"), ([-1], "not .-1.")):
         variants["none"]["seeds"] = wrong
         with pytest.raises(InputError, match=f"variants.none.seeds: .*{words}"):
             load(written(tmp_path, PLAIN | {"variants": variants}))

@@ -7,16 +7,20 @@ like any other, with what it has not learnt from the teacher; the teacher is the
 from __future__ import annotations
 
 import copy
+import gc
+import hashlib
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
+from bareformers import registry
 from bareformers import run as running
 from bareformers.assessment import ASSESSMENTS, MODELS, evaluate, is_causal, mixers_of, padded
 from bareformers.data.examples import IGNORED
@@ -26,10 +30,10 @@ from bareformers.measure import cost, environment
 from bareformers.mixers.joint import Joint
 from bareformers.models import BareConfig
 from bareformers.recipe import Distillation, Task, validated
-from bareformers.report.layers import LayerStudy, Replaced
+from bareformers.report.layers import LayerStudy, Order, Replaced, Role
 from bareformers.report.result import Comparison, Measure, RunResult, write_whole
 from bareformers.run import Log, Run
-from bareformers.training.distill import Lesson, Lessons, examine
+from bareformers.training.distill import Grade, Lesson, Lessons, examine
 from bareformers.training.ledger import Ledger, Spent, save, saved
 from bareformers.training.objectives import Imitated, Imitation
 
@@ -54,21 +58,17 @@ Taught = dict[Part, dict[str, Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """A trained model, what it was trained on, and the sections of its recipe that students share."""
+    """A trained model, what it was trained on and what that took, and the sections of recipes that students share."""
 
-    folder: Path
     model: Any
     data: TaskData
     sections: dict[str, Any]
+    spent: Spent
+    budget: dict[str, Any]
 
     @property
     def roles(self) -> tuple[str, ...]:
         return ASSESSMENTS[self.data.task].roles
-
-    def budget(self) -> dict[str, Any]:
-        """What its own training took, where that is known."""
-        there = self.folder / "result.json"
-        return RunResult.load(there).budget if there.exists() else {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,12 @@ class Student:
     config: BareConfig
     size: int  # parameters
     parts: dict[Part, int]  # with the parameters of each
-    has_map: bool  # in the place of a map of the teacher
+    has_map: bool  # that can learn from one of the teacher's
+
+    @property
+    def floor(self) -> bool:
+        """Whether all its parts are floors."""
+        return all(registry.mixers.get(json.loads(part.spec)["name"]).floor for part in self.parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +101,8 @@ class Row(NamedTuple):
     """Parts that are put into the teacher together, to see what is left of it."""
 
     student: str
-    role: Any  # of them, or `all`
-    order: Any  # of `LayerStudy`
+    role: Role
+    order: Order
     parts: list[Part]
 
 
@@ -115,16 +120,19 @@ def distill(recipe: Distillation, command: str, log: Log = print) -> Comparison:
         log(note)
     students = [enrol(name, given, teacher) for name, given in recipe.students.items()]
     if recipe.match_maps and not any(student.has_map for student in students):
-        raise InputError("match_maps would do nothing: no student has a map where the teacher has one; leave it out")
+        raise InputError("match_maps would do nothing: no student learns a map where the teacher has one; leave it out")
     first, plans = planned(recipe, teacher, students)
     runs = [first, *(each for plan in plans for each in plan.students.values())]
-    shared = recipe.model_dump(mode="json", include={"teacher", "data", "task"})
-    running.claim(recipe, shared, [*(plan.lessons for plan in plans), *runs])
+    running.claim(recipe, {"teacher": recipe.teacher}, [*(plan.lessons for plan in plans), *runs])
     rows = [row for student in students for row in rows_of(student, recipe.orders)]
     with running.resumable(command):
         running.carry_out(first, data, log, partial(copied, teacher))
         graded = [carry_out(plan, recipe, teacher, rows, log) for plan in plans]
-        study(teacher, rows, graded).save(recipe.folder / "layers.json")
+        there = recipe.folder / "layers.json"
+        if rows:
+            study(teacher, rows, graded).save(there)
+        else:
+            there.unlink(missing_ok=True)
         return running.compare(recipe, runs, data, command, log)
 
 
@@ -147,13 +155,13 @@ def load_teacher(recipe: Distillation) -> Teacher:
         )
     there = folder / "recipe.yaml"
     own = running.read_yaml(there) if there.exists() else {}
-    source = recipe.data or own.get("data")
-    task = recipe.task or (validated(Task, own["task"], str(there)) if "task" in own else None)
-    if source is None or task is None:
-        missing = "data" if source is None else "task"
+    source, asked = laid_over(own.get("data"), recipe.data), laid_over(own.get("task"), recipe.task)
+    if not (source and asked):
+        missing = "task" if source else "data"
         raise InputError(
             f"{folder} has no recipe.yaml that says what it was trained on; write {missing}: in the recipe"
         )
+    task = validated(Task, asked, "task")
     if MODELS[task.name] is not type(model):
         raise InputError(f"the teacher in {folder} is a {type(model).__name__}, which is no model for {task.name}")
     if len(tokenizer) != model.config.vocab_size:
@@ -171,11 +179,33 @@ def load_teacher(recipe: Distillation) -> Teacher:
     sections = {
         "plugins": list(dict.fromkeys([*(own.get("plugins") or []), *recipe.plugins])),
         "teacher": recipe.teacher,
+        "teacher_weights": digest(folder),
         "data": source,
         "task": task.model_dump(mode="json"),
     }
     frozen: Any = model.requires_grad_(False)
-    return Teacher(folder, frozen.to(environment.default_device()), replace(data, notes=(*data.notes, said)), sections)
+    spent = saved(folder / "model") if (folder / "model" / Ledger.FILE).exists() else Spent()
+    done = folder / "result.json"
+    return Teacher(
+        frozen.to(environment.default_device()),
+        replace(data, notes=(*data.notes, said)),
+        sections,
+        spent,
+        RunResult.load(done).budget if done.exists() else {},
+    )
+
+
+def laid_over(own: dict[str, Any] | None, given: dict[str, Any]) -> dict[str, Any]:
+    """A section of the teacher's recipe with what `given` says instead; all of `given` where it names another thing."""
+    return given if own is None or given.get("name", own.get("name")) != own.get("name") else {**own, **given}
+
+
+def digest(folder: Path) -> str:
+    """Of the weights of a model, so that those of another are not taken for them."""
+    found = hashlib.sha256()
+    for file in sorted(folder.glob("model/*.safetensors")) or sorted(folder.glob("*.safetensors")):
+        found.update(file.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def enrol(name: str, given: dict[str, Any], teacher: Teacher) -> Student:
@@ -206,7 +236,7 @@ def enrol(name: str, given: dict[str, Any], teacher: Teacher) -> Student:
         config,
         cost.num_parameters(model),
         {part: cost.num_parameters(own[part.path]) for part in parts},
-        any(comparable(taught[part.path], own[part.path]) for part in parts),
+        any(can_match(taught[part.path], own[part.path]) for part in parts),
     )
 
 
@@ -225,9 +255,11 @@ def check_fit(teacher: Any, model: Any, parts: Sequence[Part]) -> None:
             raise InputError(f"it needs {name}, which the teacher does not have; write other mixers")
 
 
-def comparable(mixer: Any, student: Any) -> bool:
-    """Whether both have maps, of as many heads."""
-    return mixer.has_map and student.has_map and mixer.slot.num_heads == student.slot.num_heads
+def can_match(mixer: Any, student: Any) -> bool:
+    """Whether both have maps, of as many heads, and that of the student is made of something that learns."""
+    named = ((name.partition(".")[0], parameter) for name, parameter in student.named_parameters())
+    learns = any(parameter.requires_grad and part not in ("value", "output") for part, parameter in named)
+    return mixer.has_map and student.has_map and learns and mixer.slot.num_heads == student.slot.num_heads
 
 
 def mixers(model: Any) -> dict[str, Any]:
@@ -239,13 +271,13 @@ def planned(recipe: Distillation, teacher: Teacher, students: Sequence[Student])
     """The teacher as one of the variants, and what is to be done with each seed."""
     dumped = recipe.model_dump(mode="json")
     parts = {part: size for student in students for part, size in student.parts.items()}
+    floors = {student.name for student in students if student.floor}
 
     def run(variant: str, seed: int, config: BareConfig, size: int, *sections: str, **more: Any) -> Run:
         own = {**teacher.sections, **{name: dumped[name] for name in sections}, **more}
         folder = recipe.folder / variant / f"seed{seed}"
-        return Run(
-            variant, seed, folder, config, size, recipe.training, None, {"variant": variant, "seed": seed, **own}
-        )
+        own = {"variant": variant, "seed": seed, **own}
+        return Run(variant, seed, folder, config, size, recipe.training, None, own, floor=variant in floors)
 
     def plan(seed: int) -> Plan:
         learnt = ("training", "match_maps")
@@ -270,6 +302,8 @@ def carry_out(
     for student, each in plan.students.items():
         learnt = {part: taught[part] for part in student.parts}
         running.carry_out(each, data, log, partial(graduate, recipe, teacher, learnt, spent))
+    if not rows:
+        return []
     log(f"seed {plan.lessons.seed}: which layers can go")
     scores = Scores(plan.lessons.folder, teacher, taught, recipe.evaluation.model_dump(mode="json"))
     return [scores([]), *(scores(row.parts) for row in rows)]
@@ -278,46 +312,60 @@ def carry_out(
 # Lessons
 
 
+LEARNT = "lessons.safetensors"
+
+
 def teach(plan: Plan, recipe: Distillation, teacher: Teacher, log: Log) -> Taught:
     """Train all lessons of a seed at once, unless that was done before; returns what was learnt."""
-    each, parts, data = plan.lessons, plan.parts, teacher.data
-    file = each.folder / "lessons.safetensors"
+    each, parts = plan.lessons, plan.parts
     if each.result_file.exists():
         log(f"{each.label}: finished before")
     else:
-        note = each.begin(log)
-        roles = {part.role for part in parts}
-        lessons = Lessons(
-            lessons_of(teacher.model, parts, recipe.match_maps, each.seed), partial(read, teacher.model, roles)
-        )
-        note(f"{len(parts)} lessons for {len(plan.students)} students; {each.size:,} parameters")
-
-        def examined(net: Any) -> list[tuple[float, float]]:
-            batches = padded(data, data.validation, recipe.evaluation.batch_tokens)
-            return examine(net, (batch for _, batch in batches))
-
-        def validate(net: Any) -> float:
-            return sum(error for error, _ in examined(net))
-
-        trainer = running.trainer_of(each, lessons, data, validate, Imitated())
-        try:
-            running.learn(trainer, data, note)
-        except Diverged as error:
-            raise InputError(f"{error}; write a smaller training.learning_rate") from error
-        save_model(lessons, str(file))
-        save(trainer.ledger.spent, each.folder)
-        rows = [
-            {"role": part.role, "layer": part.layer, "mixer": json.loads(part.spec), "loss": loss, "relative": share}
-            for part, (loss, share) in zip(parts, examined(lessons), strict=True)
-        ]
-        write_whole(each.result_file, json.dumps(rows, indent=1) + "\n")
-        trainer.remove_checkpoints()
-    state = load_file(file)
+        learn(plan, recipe, teacher, each.begin(log))
+        gc.collect()  # students with gradients and moments, before they are read again
+    state = load_file(each.folder / LEARNT)
     prefixes = {part: f"students.{number}." for number, part in enumerate(parts)}
     return {
         part: {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix)}
         for part, prefix in prefixes.items()
     }
+
+
+def learn(plan: Plan, recipe: Distillation, teacher: Teacher, note: Log) -> None:
+    """Train all lessons of a seed at once, and leave what was learnt in their folder."""
+    each, parts, data = plan.lessons, plan.parts, teacher.data
+    roles = {part.role for part in parts}
+    lessons = Lessons(
+        lessons_of(teacher.model, parts, recipe.match_maps, each.seed), partial(read, teacher.model, roles)
+    )
+    note(f"{len(parts)} lessons for {len(plan.students)} students; {each.size:,} parameters")
+
+    def graded(net: Any) -> list[Grade]:
+        batches = padded(data, data.validation, recipe.evaluation.batch_tokens)
+        return examine(net, (batch for _, batch in batches))
+
+    def validate(net: Any) -> float:
+        return sum(grade.loss + grade.maps for grade in graded(net))
+
+    def named(found: re.Match[str]) -> str:
+        part = parts[int(found[1])]
+        return f"{json.loads(part.spec)['name']} ({part.role}, layer {part.layer})"
+
+    trainer = running.trainer_of(each, lessons, data, validate, Imitated())
+    try:
+        running.learn(trainer, data, note)
+    except Diverged as error:
+        said = re.sub(r"students\.(\d+)", named, str(error))
+        advice = f"write a smaller training.learning_rate and output=<another folder>, or remove {recipe.folder}"
+        raise InputError(f"{said}; {advice}") from error
+    save_model(lessons, str(each.folder / LEARNT))
+    save(trainer.ledger.spent, each.folder)
+    rows = [
+        {"role": part.role, "layer": part.layer, "mixer": json.loads(part.spec), **grade._asdict()}
+        for part, grade in zip(parts, graded(lessons), strict=True)
+    ]
+    write_whole(each.result_file, json.dumps(rows, indent=1) + "\n")
+    trainer.remove_checkpoints()
 
 
 def read(teacher: Any, roles: Collection[str], batch: dict[str, Tensor]) -> None:
@@ -361,7 +409,7 @@ def lesson(block: Any, mixer: Any, student: Any, match_maps: float) -> Lesson:
         return Lesson(
             student, block, None, (block.ffn_norm, "input") if block.norms_inputs else (block.mixer_norm, "output")
         )
-    weight = match_maps if comparable(mixer, student) else 0.0
+    weight = match_maps if can_match(mixer, student) else 0.0
     if not (hasattr(mixer, "output") and hasattr(student, "output")):
         return Lesson(student, block, mixer, (mixer, "output"), weight)
     student.output = nn.Identity()  # the teacher's output projection stays, and both are compared before it
@@ -402,10 +450,8 @@ def assemble(teacher: Any, config: BareConfig, taught: Mapping[Part, Mapping[str
 
 def copied(teacher: Teacher, each: Run, data: TaskData, note: Log) -> dict[str, Any]:
     """Put the teacher beside its students."""
-    there = teacher.folder / "model"
-    spent = saved(there) if (there / Ledger.FILE).exists() else Spent()
-    running.save_model(each.folder / "model", teacher.model, data, spent)
-    return teacher.budget()
+    running.save_model(each.folder / "model", teacher.model, data, teacher.spent)
+    return teacher.budget
 
 
 def graduate(
@@ -453,7 +499,8 @@ class Scores:
 
     def __call__(self, parts: Sequence[Part]) -> dict[str, Measure]:
         """The quality that ranks, and the loss."""
-        key = json.dumps([self.settings, sorted(parts)])
+        settings = [self.settings[name] for name in ("batch_tokens", "max_sentences", "length_penalty")]
+        key = json.dumps([self.teacher.sections["teacher_weights"], *settings, sorted(parts)])
         if key not in self.known:
             teacher, data = self.teacher.model, self.teacher.data
             model = assemble(teacher, with_parts(teacher.config, parts), {part: self.taught[part] for part in parts})
@@ -464,12 +511,17 @@ class Scores:
         return {name: Measure(**given) for name, given in self.known[key].items()}
 
 
-def rows_of(student: Student, orders: Sequence[str]) -> Iterator[Row]:
-    """The rows of one student: for each of its roles what `orders` ask for and all layers, and then all roles."""
-    roles = list(dict.fromkeys(part.role for part in student.parts))
+def rows_of(student: Student, orders: Sequence[Order]) -> Iterator[Row]:
+    """The rows of one student: for each of its roles what `orders` ask for and all layers, and then all roles.
+
+    Nothing where `orders` are empty.
+    """
+    if not orders:
+        return
+    roles = cast(list[Role], list(dict.fromkeys(part.role for part in student.parts)))
     for role in roles:
         own = [part for part in student.parts if part.role == role]
-        sets = {
+        sets: dict[Order, list[list[Part]]] = {
             "alone": [[part] for part in own],
             "bottom": [own[: layer + 1] for layer in range(len(own))],
             "top": [own[layer:] for layer in range(len(own))],
@@ -486,10 +538,8 @@ def study(teacher: Teacher, rows: Sequence[Row], graded: Sequence[Sequence[dict[
     Args:
         graded: for each seed the quality of the teacher, and then of each row.
     """
-    whole, *replaced = (
-        {name: Measure.over_seeds([quality[name] for quality in seeds]) for name in seeds[0]}
-        for seeds in zip(*graded, strict=True)
-    )
+    (whole, *_), *others = zip(*graded, strict=True)  # the teacher is the same in all seeds
+    replaced = [{name: Measure.over_seeds([quality[name] for quality in seeds]) for name in whole} for seeds in others]
     data = teacher.data
     side = "test" if len(data.test) else "validation"
     how = ", decoded greedily" if data.task == "translation" else ""

@@ -68,7 +68,9 @@ def of_run(folder: Path, text: Path | None) -> Inspection:
     stages = {AFTER: model}
     resolved = running.read_yaml(folder / "recipe.yaml")
     start = Start(**resolved["start_from"]) if resolved.get("start_from") else None
-    if "teacher" in resolved:
+    if "teacher" in resolved and resolved["variant"] == "teacher":
+        notes.append(f"It is a copy of {resolved['teacher']}, from which the others were distilled.")
+    elif "teacher" in resolved:
         notes.append(f"It began with parts of {resolved['teacher']}, from which it was distilled.")
     elif start is not None and start.weights and not start.folder.is_dir():
         notes.append(f"It began with the weights of {start.run}, which are not there any more.")

@@ -27,6 +27,7 @@ from pydantic import (
 
 from bareformers.errors import InputError, nearest
 
+FILES = ("recipe.yaml", "result.json", "results.csv", "report.html", "layers.json")  # beside the folders of variants
 SUFFIXES = {"k": 1e3, "M": 1e6, "G": 1e9}
 
 
@@ -40,10 +41,10 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _no_repeats(seeds: list[int]) -> list[int]:
-    if len(set(seeds)) != len(seeds):
-        raise ValueError("seeds repeat")
-    return seeds
+def _no_repeats(entries: list[Any]) -> list[Any]:
+    if len(set(entries)) != len(entries):
+        raise ValueError("entries repeat")
+    return entries
 
 
 Count = Annotated[int, BeforeValidator(_number), Field(gt=0)]
@@ -139,8 +140,9 @@ def _names(given: dict[str, Any], kind: str) -> None:
     if not given:
         raise ValueError(f"give at least one {kind}")
     for name in given:
-        if not name.replace("_", "").replace("-", "").replace("+", "").replace(".", "").isalnum():
-            raise ValueError(f"{kind} {name!r} names a folder: use letters, digits, '_', '-', '+' and '.'")
+        if not name.replace("_", "").replace("-", "").replace("+", "").replace(".", "").isalnum() or name in FILES:
+            signs = "letters, digits, '_', '-', '+' and '.'"
+            raise ValueError(f"{kind} {name!r} names a folder: use {signs}, but for {', '.join(FILES)}")
 
 
 class Start(Section):
@@ -251,13 +253,14 @@ class Recipe(Study):
         return {**self.model, **{key: value for key, value in self.variants[variant].items() if key not in others}}
 
 
-class Lessons(Training):
+class LessonTraining(Training):
     """How students learn what parts of a teacher give: all in one pass, and each as if it were alone."""
 
     clip: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0  # so that a student that knows all stays as it is
 
     @model_validator(mode="after")
-    def _alone(self) -> Lessons:
+    def _alone(self) -> LessonTraining:
         if self.clip or self.early_stopping:
             key = "clip" if self.clip else "early_stopping"
             raise ValueError(f"{key} would let students that share no weights change each other; leave it out")
@@ -287,13 +290,14 @@ class Distillation(Study):
     """Students that take over parts of a trained teacher."""
 
     teacher: Annotated[str, Field(min_length=1)]  # a run folder, or that of a model of ours
-    data: dict[str, Any] | None = None  # those of the teacher's run by default
-    task: Task | None = None
+    data: dict[str, Any] = {}  # what differs from the data and the task of the teacher's run
+    task: dict[str, Any] = {}
     students: dict[str, dict[str, Any]]  # the mixers that stand in for the teacher's: {encoder_mixer: gaussian}
-    training: Lessons
+    training: LessonTraining
     match_maps: Annotated[float, Field(ge=0)] = 0.0  # weight of the squared difference of maps, where both have one
     finetune: Finetune | None = None
-    orders: list[Literal["alone", "bottom", "top"]] = ["alone", "bottom", "top"]  # in which layers are replaced
+    # in which layers are replaced
+    orders: Annotated[list[Literal["alone", "bottom", "top"]], AfterValidator(_no_repeats)] = ["alone", "bottom", "top"]
 
     @model_validator(mode="after")
     def _consistent(self) -> Distillation:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from pydantic import BaseModel
 from safetensors import SafetensorError
 from torch import Tensor
@@ -83,6 +84,7 @@ class Run:
     start: Start | None
     recipe: dict[str, Any]
     outcome: str = "result.json"  # the file that is written last
+    floor: bool = False
 
     @property
     def label(self) -> str:
@@ -93,9 +95,10 @@ class Run:
         return self.folder / self.outcome
 
     def begin(self, log: Log) -> Log:
-        """Write down what it runs on; returns what takes sentences for `log` and for the run's own."""
-        described = environment.describe(self.training.precision)
-        write_whole(self.folder / "environment.json", json.dumps(described, indent=1) + "\n")
+        """Write down what it is trained on; returns what takes sentences for `log` and for the run's own."""
+        if not is_trained(self):
+            described = environment.describe(self.training.precision)
+            write_whole(self.folder / "environment.json", json.dumps(described, indent=1) + "\n")
 
         def note(sentence: str) -> None:
             log(f"{self.label}: {sentence}")
@@ -213,7 +216,8 @@ def expand(recipe: Recipe, data: TaskData) -> list[Run]:
                 "start_from": None if start is None else start.model_dump(mode="json"),
             }
             folder = recipe.folder / variant / f"seed{seed}"
-            runs.append(Run(variant, seed, folder, *sized[start], training, start, resolved))
+            floor = is_floor(sized[start][0])
+            runs.append(Run(variant, seed, folder, *sized[start], training, start, resolved, floor=floor))
     return runs
 
 
@@ -313,9 +317,7 @@ def carry_out(each: Run, data: TaskData, log: Log, make: Maker | None = None) ->
         log(f"{each.label}: finished before")
         return
     note = each.begin(log)
-    result = RunResult(
-        variant=each.variant, seed=each.seed, floor=is_floor(each.config), description=describe(each.config)
-    )
+    result = RunResult(variant=each.variant, seed=each.seed, floor=each.floor, description=describe(each.config))
     try:
         result.budget = (make or train)(each, data, note)
     except Diverged as error:
@@ -522,10 +524,16 @@ def load_model(folder: Path) -> tuple[Any, Any]:
     if (folder / "recipe.yaml").exists():
         import_plugins(read_yaml(folder / "recipe.yaml").get("plugins") or [])
     try:
-        model = auto_class(AutoConfig.from_pretrained(there)).from_pretrained(there)
-        return model.eval(), AutoTokenizer.from_pretrained(there)
-    except (OSError, ValueError, SafetensorError) as error:
+        auto = auto_class(AutoConfig.from_pretrained(there))
+        model, loaded = auto.from_pretrained(there, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(there)
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise InputError(f"the model in {there} is damaged or incomplete: {' '.join(str(error).split())}") from error
+    for kind, said in (("missing_keys", "its tensors lack"), ("unexpected_keys", "config.json has no place for")):
+        if names := sorted(loaded[kind]):
+            more = f" and {len(names) - 1} more" if names[1:] else ""
+            raise InputError(f"the model in {there} is damaged or incomplete: {said} {names[0]}{more}")
+    return model.eval(), tokenizer
 
 
 def auto_class(config: Any) -> Any:

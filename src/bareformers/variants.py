@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer
 
 from bareformers import registry
@@ -81,7 +82,7 @@ def started(start: Start, given: dict[str, Any], data: TaskData) -> dict[str, An
     """What the config of a run that is started from says; what `given` says must not differ."""
     try:
         config = BareConfig.from_pretrained(start.folder / "model")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise InputError(f"the model in {start.run} cannot be used: {' '.join(str(error).split())}") from error
     roles = ASSESSMENTS[data.task].roles
     able = {task: each.model.__name__ for task, each in ASSESSMENTS.items() if each.roles == roles}

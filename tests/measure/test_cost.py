@@ -89,6 +89,16 @@ def test_without_mixing_only_linear_maps_are_left():
     assert multiply_adds(net, {"input_ids": tokens(2, 7)}) == 7 * per_token
 
 
+@pytest.mark.parametrize("rows", [1, 2, 64])
+def test_what_is_made_of_weights_alone_is_not_counted(rows):
+    """Of a network only its products with a sentence, however many there are and whatever was kept before."""
+    net = build(BareForSequenceClassification, mixer={"name": "alr", "width": 10})
+    bare = build(BareForSequenceClassification, mixer="none")
+    given = {"input_ids": tokens(rows, 7)}
+    found = [multiply_adds(net, given) - multiply_adds(bare, given) for _ in range(2)]
+    assert found == [LAYERS * (2 * 7 * WIDTH * 10 + 7 * WIDTH * WIDTH)] * 2
+
+
 def test_the_peak_of_a_known_allocation():
     def step():
         first = torch.ones(1_000_000)  # 4 MB

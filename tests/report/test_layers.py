@@ -49,6 +49,7 @@ def made_up_study():
                 for order, gone in (("bottom", range(layer + 1)), ("top", range(layer, 6))):
                     left = max(0.4, 40.2 - 1.3 * sum(costs[each] for each in gone))
                     rows.append(row(student, role, order, gone, left, spread=0.4, seeds=3))
+            rows.append(row(student, role, "all", range(6), left, spread=0.4, seeds=3))
         rows.append(row(student, "all", "all", range(6), 30.0 / (1 + number)))
     return study(rows, DEPTH, teacher=40.1)
 
@@ -117,9 +118,11 @@ def test_a_damaged_file_is_named_in_one_sentence(tmp_path):
 
 def test_layers_that_can_go_are_named():
     rows = [row("a", "encoder", "alone", [layer], value) for layer, value in enumerate((39.7, 39.5, 41.0))]
-    assert only(rows).sentence == "alone layers 0 and 2"
-    rows += [row("b", "encoder", "alone", [1], 39.6)]
-    assert only(rows, "a", "b").sentence == "alone any layer"
+    assert only(rows).sentence == "alone layers 0 and 2 (a)"
+    rows += [row("b", "encoder", "alone", [layer], 39.7) for layer in range(2)]
+    assert only(rows, "a", "b").sentence == "alone layers 0 and 2 (a)"
+    rows += [row("b", "encoder", "alone", [2], 39.7)]
+    assert only(rows, "a", "b").sentence == "alone any layer (b)"
     assert only(rows[1:2]).sentence == "alone none"
 
 
@@ -129,13 +132,27 @@ def test_cumulative_layers_count_until_quality_falls_for_the_first_time():
     assert only(rows[:3]).sentence == "from the bottom the lowest 1 (a)"
     assert only(rows, "a", "b").sentence == "from the bottom all (b)"
     rows = [row("a", "encoder", "top", range(3 - count, 3), 20.0) for count in (1, 2, 3)]
-    assert only(rows).sentence == "from the top no layer"
+    assert only(rows).sentence == "from the top none"
 
 
 def test_all_at_once_alone_is_a_sentence_too():
     rows = [row(student, "encoder", "all", range(3), value) for student, value in (("a", 39.8), ("b", 1.0))]
-    assert only(rows, "a", "b").sentence == "all layers at once with a" and not only(rows, "a", "b").panels
+    assert only(rows, "a", "b").sentence == "all layers at once (a)" and not only(rows, "a", "b").panels
     assert only(rows[1:], "b").sentence == "not all layers at once"
+    assert only([row("a", "encoder", "all", range(3), float("nan"))]).sentence == "not measured"
+
+
+def test_what_one_seed_says_is_untested():
+    single, several = row("a", "encoder", "all", range(3), 39.8), row("a", "encoder", "all", range(3), 39.8, seeds=3)
+    assert not only([single]).tested and only([several]).tested
+
+
+def test_stacks_of_unequal_depth_are_replaced_at_once():
+    rows = [row("a", "decoder", "all", range(2), 38.0), row("a", "all", "all", range(3), 30.0)]
+    found = layers.draw(study(rows, depth={"encoder": 3, "decoder": 2}), looks("a")).roles
+    assert [[cell.number for _, cells in role.rows for cell in cells] for role in found] == [["38.0"], ["30.0"]]
+    found = layers.draw(study(rows[1:], depth={"encoder": 4, "decoder": 2}), looks("a")).roles
+    assert [[cell.number for _, cells in role.rows for cell in cells] for role in found] == [["30.0"]]
 
 
 def test_a_loss_is_better_when_lower():
@@ -148,7 +165,7 @@ def test_a_loss_is_better_when_lower():
     ]
     found = LayerStudy(headline="loss", settings="", teacher=made(2.0), depth={"encoder": 3}, rows=rows)
     (role,) = layers.draw(found, looks("a")).roles
-    assert role.sentence == "alone layers 0 and 1" and "axis upside down" in role.panels[0].svg
+    assert role.sentence == "alone layers 0 and 1 (a)" and "axis upside down" in role.panels[0].svg
     ((_, cells),) = role.rows
     assert [cell.shade for cell in cells] == [None, None, 100, 0]
 
@@ -158,7 +175,7 @@ def test_cells_say_how_much_is_lost_and_whether_seeds_say_so_too():
         row("a", "encoder", "alone", [0], 39.9, spread=0.5, seeds=3),
         row("a", "encoder", "alone", [1], 38.0, spread=0.5, seeds=3),
         row("a", "encoder", "alone", [2], 38.0),
-        row("a", "encoder", "bottom", range(3), 10.0),
+        row("a", "encoder", "all", range(3), 10.0),
     ]
     ((student, cells),) = only(rows).rows
     assert student == "a"
@@ -226,7 +243,7 @@ def test_a_damaged_study_leaves_the_report_whole(tmp_path):
         assert "Which layers can go?" not in text and text.count("layers.json was left out: ") == 1
     (tmp_path / "layers.json").unlink()
     (tmp_path / "layers.json").mkdir()
-    assert text_of(build(tmp_path)).count("layers.json was left out: Is a directory.") == 1
+    assert text_of(build(tmp_path)).count("layers.json was left out: cannot read it: Is a directory.") == 1
 
 
 def test_hostile_names_are_only_text(tmp_path):

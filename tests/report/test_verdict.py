@@ -77,6 +77,13 @@ def test_one_seed_is_held_against_the_spread_of_the_others():
     assert made.seeds == 2 and made.single == ["gauss"]
 
 
+def test_a_baseline_of_one_seed_is_no_caveat():
+    made = compare({"dot": [40.0], "gauss": [42.0, 42.2]})
+    assert not any("One seed" in said for said in caveats(made))
+    made = compare({"dot": [40.0], "gauss": [42.0], "delta": [41.0, 41.5]})
+    assert caveats(made)[0] == "One seed only of gauss: their differences are not tested against chance."
+
+
 def test_a_floor_as_good_as_the_baseline_shows_nothing():
     made = compare({"dot": [40.0, 40.5], "gauss": [39.0, 39.1], "avg": [40.1, 40.3]}, floors={"avg"})
     assert "but the floor avg does as well as dot (40.2), so nothing is shown" in plain(verdict(made))

@@ -8,8 +8,9 @@ import torch
 
 from bareformers import distillation, registry
 from bareformers.distillation import Part, Teacher
-from bareformers.recipe import Lessons as Settings
+from bareformers.recipe import LessonTraining
 from bareformers.training.distill import Lesson, Lessons, examine
+from bareformers.training.ledger import Spent
 from bareformers.training.objectives import Imitated, Imitation
 from bareformers.training.trainer import BareTrainer
 from tests.training import tiny
@@ -25,10 +26,10 @@ def parts(*given):
     return [Part(role, layer[0], json.dumps(spec, sort_keys=True)) for role, layer, spec in specs]
 
 
-def teacher(data, tmp_path=None, **config):
+def teacher(data, **config):
     """A frozen model of two layers, as `load_teacher` makes it."""
     net = tiny.model(data, num_hidden_layers=2, **config).eval().requires_grad_(False)
-    return Teacher(tmp_path, net, data, {})
+    return Teacher(net, data, {}, Spent(), {})
 
 
 def lessons(taught, chosen, match_maps=0.0, seed=0):
@@ -41,23 +42,23 @@ def batch_of(data, count=6):
     return data.collate([data.validation[index] for index in range(count)])
 
 
-def learn(taught, chosen, folder, steps=6, match_maps=0.0, callbacks=(), **settings):
+def learn(taught, chosen, folder, steps=6, match_maps=0.0, callbacks=(), objective=None, **settings):
     """The trainer of some lessons, after it has trained."""
     net = lessons(taught, chosen, match_maps)
     folder.mkdir(parents=True, exist_ok=True)
     given = {"budget": {"steps": steps}, "batch_tokens": 256, "warmup_steps": 2, "evaluations": 2, "checkpoints": 2}
     trainer = BareTrainer(
         net,
-        Settings(**{**given, "precision": "fp32", **settings}),
+        LessonTraining(**{**given, "precision": "fp32", **settings}),
         taught.data.train,
         taught.data.collate,
         False,
-        lambda net: sum(loss for loss, _ in examine(net, [batch_of(taught.data)])),
+        lambda net: sum(grade.loss for grade in examine(net, [batch_of(taught.data)])),
         folder,
         0,
         label="lessons",
         callbacks=callbacks,
-        objective=Imitated(),
+        objective=objective or Imitated(),
     )
     trainer.fit()
     return trainer
@@ -79,8 +80,8 @@ def test_a_copy_has_nothing_to_learn(pairs, block):
     specs = [json.dumps(taught.model.config.mixer_spec(role, 1), sort_keys=True) for role in ROLES]
     chosen = [Part(role, layer, spec) for role, spec in zip(ROLES, specs, strict=True) for layer in (0, 1)]
     net, batch = lessons(taught, chosen, match_maps=1.0), batch_of(pairs)
-    errors, squares, counts = net(**batch).unbind(-1)
-    assert (errors == 0).all() and (squares > 0).all()
+    errors, maps, squares, counts = net(**batch).unbind(-1)
+    assert (errors == 0).all() and (maps == 0).all() and (squares > 0).all()
     assert counts[0] == batch["attention_mask"].sum() * 16 and counts[-1] == (batch["labels"] != -100).sum() * 16
     learnt = {part: student.state_dict() for part, student in zip(chosen, net.students, strict=True)}
     student = distillation.assemble(taught.model, taught.model.config, learnt)
@@ -96,8 +97,41 @@ def test_every_mixer_learns_in_every_role(pairs, tmp_path, mixer):
     chosen = parts(*((role, mixer) for role in ROLES if role in roles))
     trainer = learn(teacher(pairs), chosen, tmp_path, steps=20, learning_rate=0.01)
     before, after = (examine(net, [batch_of(pairs)]) for net in (lessons(teacher(pairs), chosen), trainer.model))
-    assert all(late[0] < early[0] for early, late in zip(before, after, strict=True))
-    assert all(relative > 0 for _, relative in after)
+    assert all(0 < late.loss < early.loss and 0 < late.relative for early, late in zip(before, after, strict=True))
+
+
+def test_what_a_plain_mixer_is_asked_for(pairs):
+    """What its heads give, one behind the other, before the output projection; padding does not count."""
+    taught, batch = teacher(pairs), batch_of(pairs)
+    chosen = parts(*((role, "random", 1) for role in ROLES))
+    net = lessons(taught, chosen)
+    mixers, calls = distillation.mixers(taught.model), {}
+    hooks = [
+        mixers[part.path].register_forward_hook(
+            lambda _, given, options, result, role=part.role: calls.update({role: (given, options)}), with_kwargs=True
+        )
+        for part in chosen
+    ]
+    rows = net(**batch)
+    for hook in hooks:
+        hook.remove()
+
+    def heads(mixer, role):
+        (x, mask, *_), options = calls[role]
+        context = options["context"]
+        read = mixer.value(x if context is None else context).unflatten(-1, (2, 8)).transpose(1, 2)
+        weights = mixer(x, mask, context=context, want_weights=True)[1]
+        return (weights @ read).transpose(1, 2).flatten(-2)
+
+    source, target = batch["attention_mask"].bool(), batch["labels"] != -100
+    assert not source.all() and not target.all(), "no padding"
+    for row, part, student in zip(rows, chosen, net.students, strict=True):
+        real = source if part.role == "encoder" else target
+        difference = (heads(mixers[part.path], part.role) - heads(student, part.role))[real]
+        loss = difference.square().sum() / (real.sum() * 16)
+        assert loss > 0.01 and (row[0] / row[3]).item() == pytest.approx(loss.item(), rel=1e-4)
+        squares = heads(mixers[part.path], part.role)[real].square().sum()
+        assert row[2].item() == pytest.approx(squares.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("block", ["pre_ln", "post_ln", {"name": "post_ln", "deep_norm": True}])
@@ -146,12 +180,31 @@ def test_a_student_learns_beside_others_what_it_learns_alone(pairs, tmp_path):
 
 
 def test_steps_of_several_batches(pairs, tmp_path):
-    taught, chosen = teacher(pairs), parts(("encoder", "gaussian"))
-    once = learn(taught, chosen, tmp_path / "once", steps=1, batch_tokens=256)
-    twice = learn(taught, chosen, tmp_path / "twice", steps=1, batch_tokens=128, accumulate=2)
-    assert twice.ledger.spent.steps == 1
-    for one, other in zip(once.model.parameters(), twice.model.parameters(), strict=True):
-        assert torch.allclose(one, other, atol=1e-2)
+    """Of two halves, each told how many labels both have, the gradients add up to those of the whole."""
+    taught, chosen = teacher(pairs), parts(("decoder", "gaussian"), ("cross", "random"))
+    whole, found = batch_of(pairs, 6), []
+    halves = [pairs.collate([pairs.validation[index] for index in indices]) for indices in (range(2), range(2, 6))]
+    for batches, labels in (([whole], None), (halves, (whole["labels"] != -100).sum())):
+        net = lessons(taught, chosen)
+        for batch in batches:
+            Imitated()(net, batch, labels).backward()
+        found.append([parameter.grad for parameter in net.parameters()])
+    assert all(torch.allclose(one, other, rtol=1e-3, atol=1e-6) for one, other in zip(*found, strict=True))
+    assert any(gradient.abs().max() > 1e-3 for gradient in found[0])
+
+
+def test_a_step_of_several_batches_knows_all_their_labels(pairs, tmp_path):
+    seen = []
+
+    class Counted(Imitated):
+        def __call__(self, net, batch, num_labels=None):
+            seen.append((int((batch["labels"] != -100).sum()), int(num_labels)))
+            return super().__call__(net, batch, num_labels)
+
+    chosen = parts(("encoder", "gaussian"))
+    trainer = learn(teacher(pairs), chosen, tmp_path, steps=1, batch_tokens=128, accumulate=2, objective=Counted())
+    (one, total), (other, again) = seen
+    assert trainer.ledger.spent.steps == 1 and total == again == one + other
 
 
 # Padding, maps, predictions
@@ -169,11 +222,13 @@ def test_padding_teaches_nothing(pairs):
 
 
 def test_maps_are_matched(text, tmp_path):
-    """Where both have one with as many heads."""
+    """Where both have one with as many heads, and that of the student learns; apart from the error."""
     taught = teacher(text)
-    chosen = parts(("decoder", "random"), ("decoder", {"name": "dot_product", "num_heads": 4}), ("decoder", "delta"))
+    others = ({"name": "dot_product", "num_heads": 4}, "delta", "gaussian", "average", "fixed_random")
+    chosen = parts(("decoder", "random"), *(("decoder", mixer) for mixer in others))
     plain, matched = (lessons(taught, chosen, weight)(**batch_of(text, 2)) for weight in (0.0, 2.0))
-    assert matched[0, 0] > plain[0, 0] and torch.equal(matched[1:], plain[1:])
+    assert matched[0, 1] > 0 == plain[0, 1] and torch.equal(matched[1:], plain[1:])
+    assert torch.equal(matched[:, [0, 2, 3]], plain[:, [0, 2, 3]])
     seen = {}
     hook = taught.model.decoder.blocks[0].mixer.register_forward_hook(lambda _, given, result: seen.update(x=given))
     taught.model(**batch_of(text, 2))
@@ -181,7 +236,13 @@ def test_maps_are_matched(text, tmp_path):
     nets = (distillation.beginner(taught.model, "decoder", chosen[0].spec, 0), taught.model)
     maps = [net.decoder.blocks[0].mixer(*seen["x"], want_weights=True)[1] for net in nets]
     difference = (maps[0] - maps[1]).square().sum(-1).mean(1).sum() * 16
-    assert (matched[0, 0] - plain[0, 0]).item() == pytest.approx(2 * difference.item(), rel=1e-3)
+    assert matched[0, 1].item() == pytest.approx(2 * difference.item(), rel=1e-3)
+    net = lessons(taught, chosen, 2.0)
+    (grade, *_) = examine(net, [batch_of(text, 2)])
+    assert grade.maps == pytest.approx((matched[0, 1] / matched[0, 3]).item())
+    assert grade.loss == pytest.approx((plain[0, 0] / plain[0, 3]).item())
+    total = (matched[:, :2].sum(-1) / matched[:, 3]).sum()
+    assert Imitated()(net, batch_of(text, 2)).item() == pytest.approx(total.item())
 
 
 def test_predictions_of_a_teacher(text, pairs):
@@ -230,4 +291,4 @@ def test_nothing_is_left_on_the_teacher(pairs):
 def test_the_decoder_rests_where_the_encoder_teaches(pairs):
     taught = teacher(pairs)
     taught.model.decoder.forward = None
-    assert lessons(taught, parts(("encoder", "gaussian")))(**batch_of(pairs)).shape == (1, 3)
+    assert lessons(taught, parts(("encoder", "gaussian")))(**batch_of(pairs)).shape == (1, 4)

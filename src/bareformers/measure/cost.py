@@ -32,16 +32,22 @@ def state_bytes(model: Any, inputs: dict[str, Tensor]) -> int:
 
 @torch.no_grad()
 def multiply_adds(model: Any, inputs: dict[str, Tensor]) -> int:
-    """Multiply-adds of a forward pass for each row of `inputs`: those of matrix products and convolutions.
+    """Multiply-adds that one more row like the first of `inputs` adds to a forward pass: those of matrix products and
+    convolutions.
 
-    What works on numbers one by one (norms, softmax, sums) is left out. Products of queries and keys count whole, also
-    where a causal kernel would skip half of them.
+    What is made of weights alone, once for all rows, is left out, and so is what works on numbers one by one (norms,
+    softmax, sums). Products of queries and keys count whole, also where a causal kernel would skip half of them.
     """
     model.eval()
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(**inputs, use_cache=False)
-    rows = next(iter(inputs.values())).shape[0]
-    return counter.get_total_flops() // 2 // rows
+
+    def products(rows: int) -> int:
+        batch = {name: tensor[:1].expand(rows, *tensor.shape[1:]) for name, tensor in inputs.items()}
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model(**batch, use_cache=False)
+        return counter.get_total_flops() // 2
+
+    products(1)  # what a model keeps of its weights is there from now on
+    return products(2) - products(1)
 
 
 def _tensors(thing: Any, seen: set[int]) -> Iterator[Tensor]:

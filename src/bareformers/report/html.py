@@ -11,11 +11,10 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
+from bareformers.errors import InputError
 from bareformers.report import figures, layers, maps, palette, signal, words
 from bareformers.report.layers import LayerStudy
-from bareformers.report.result import Comparison, Measure, VariantResult, complaint, difference, write_whole
+from bareformers.report.result import Comparison, Measure, VariantResult, difference, write_whole
 from bareformers.report.verdict import best_floor, caveats, kept, kept_means, predicate, verdict
 
 if TYPE_CHECKING:
@@ -113,14 +112,10 @@ class Runs:
 
     def _layers(self, path: Path) -> LayerStudy | None:
         try:
-            return LayerStudy.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            self._problem(path, error.strerror or str(error))
-        except ValidationError as error:
-            self._problem(path, complaint(error))
-        return None
+            return LayerStudy.load(path) if path.exists() else None
+        except InputError as error:
+            self._problem(path, str(error).replace(str(path), "it"))
+            return None
 
     def _maps(self, path: Path) -> dict[str, NDArray[Any]] | None:
         import numpy as np
@@ -144,8 +139,7 @@ class Runs:
             return ""
 
     def _problem(self, path: Path, reason: str) -> None:
-        name = "/".join(path.parts[-3:]) if path.name != "layers.json" else path.name
-        self.problems.append(f"{name} was left out: {reason}.")
+        self.problems.append(f"{'/'.join(path.parts[-3:])} was left out: {reason}.")
 
 
 def page(comparison: Comparison, runs: Runs) -> str:

@@ -13,6 +13,9 @@ from bareformers.report.palette import Look
 from bareformers.report.result import Difference, Document, Measure, Schema, between
 from bareformers.report.svg import FAINT, MUTED, Panel, chart, inline
 
+Role = Literal["encoder", "decoder", "cross", "all"]
+Order = Literal["alone", "bottom", "top", "all"]
+
 NEAR = 0.01  # the share of the teacher's quality that a layer that can go may cost
 FAR = 0.1  # and from which on the table is shaded no darker
 
@@ -29,8 +32,8 @@ class Replaced(Schema):
     """
 
     student: str
-    role: Literal["encoder", "decoder", "cross", "all"]
-    order: Literal["alone", "bottom", "top", "all"]
+    role: Role
+    order: Order
     layers: list[int]
     quality: dict[str, Measure]
 
@@ -69,7 +72,7 @@ class LayerStudy(Document):
         """The number of layers of a role; of `all` the most that one has."""
         return max(self.depth.values(), default=0) if role == "all" else self.depth[role]
 
-    def measured(self, student: str, role: str, order: str) -> dict[int, Measure]:
+    def measured(self, student: str, role: str, order: Order) -> dict[int, Measure]:
         """The headline by layer for `alone`, else by the number of layers replaced, from the lowest."""
         found = {
             row.layers[0] if order == "alone" else len(row.layers): row.quality[self.headline]
@@ -79,11 +82,8 @@ class LayerStudy(Document):
         return {number: found[number] for number in sorted(found) if found[number].finite}
 
     def whole(self, student: str, role: str) -> Measure | None:
-        """The headline with all layers of the role replaced; cumulative rows are scored just as the teacher was."""
-        for order in ("bottom", "top", "all"):
-            if measure := self.measured(student, role, order).get(self.layers_of(role)):
-                return measure
-        return None
+        """The headline with all layers of the role replaced."""
+        return next(iter(self.measured(student, role, "all").values()), None)
 
 
 # The figure
@@ -107,10 +107,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class RoleFigure:
-    """One role: what can go, in a sentence; panels; and a table of students by layers alone and all."""
+    """One role: what can go, in a sentence; panels; and a table of students by layers alone and all.
+
+    Attributes:
+        tested: whether there are several seeds that say so.
+    """
 
     title: str
     sentence: str
+    tested: bool
     panels: list[Panel]
     layers: list[int]
     rows: list[tuple[str, list[Cell]]]
@@ -133,7 +138,7 @@ _TITLES = {
     "cross": "Cross",
     "all": "All roles of a student at once",
 }
-_PANELS = {
+_PANELS: dict[Order, tuple[str, str]] = {
     "alone": ("alone", "each layer by itself, all others the teacher's"),
     "bottom": ("from the bottom", "the lowest layers, up to all"),
     "top": ("from the top", "the highest layers, up to all"),
@@ -153,10 +158,11 @@ def draw(study: LayerStudy | None, looks: Mapping[str, Look]) -> LayerFigure | N
 
 
 def _role(study: LayerStudy, role: str, students: list[str], looks: Mapping[str, Look]) -> RoleFigure | None:
-    there = {row.student for row in study.rows if row.role == role}
-    students = [student for student in students if student in there]
+    own = [row for row in study.rows if row.role == role and row.student in students]
+    students = [student for student in students if student in {row.student for row in own}]
     if not students:
         return None
+    tested = all(measure.seeds > 1 for row in own for measure in row.quality.values())
     alone = sorted({layer for student in students for layer in study.measured(student, role, "alone")})
     rows = [
         (
@@ -172,7 +178,7 @@ def _role(study: LayerStudy, role: str, students: list[str], looks: Mapping[str,
         for student in students
     ]
     panels = [panel for order in _PANELS if (panel := _panel(study, role, order, students, looks))]
-    return RoleFigure(_TITLES[role], _sentence(study, role, students, alone), panels, alone, rows)
+    return RoleFigure(_TITLES[role], _sentence(study, role, students), tested, panels, alone, rows)
 
 
 def _loss(study: LayerStudy, measure: Measure) -> float | None:
@@ -208,35 +214,36 @@ def _kind(found: Difference) -> str:
     return "untested" if not found.tested else "better" if found.better else "worse"
 
 
-def _sentence(study: LayerStudy, role: str, students: list[str], alone: list[int]) -> str:
-    """What can go for at most a hundredth of the teacher's quality, with the student that makes most of it possible."""
-    parts = []
-    if alone:
-        loose = [
-            layer
-            for layer in alone
-            if any(_can_go(study, study.measured(student, role, "alone").get(layer)) for student in students)
-        ]
-        which = "any layer" if loose == list(range(study.layers_of(role))) else _layers(loose)
-        parts.append(f"alone {which}")
-    for order, end in (("bottom", "lowest"), ("top", "highest")):
+def _sentence(study: LayerStudy, role: str, students: list[str]) -> str:
+    """What can be replaced for at most a hundredth of the teacher's quality, by the student that replaces most."""
+    depth, parts = study.layers_of(role), []
+    alone = {student: study.measured(student, role, "alone") for student in students}
+    if any(alone.values()):
+        loose = {
+            student: [layer for layer, measure in points.items() if _can_go(study, measure)]
+            for student, points in alone.items()
+        }
+        best = max(loose, key=lambda student: len(loose[student]))
+        numbers = words.listed([str(layer) for layer in loose[best]])
+        which = "any layer" if len(loose[best]) == depth else f"layer{'s' * (len(loose[best]) > 1)} {numbers}"
+        parts.append(f"alone {which} ({best})" if loose[best] else "alone none")
+    ends: dict[Order, str] = {"bottom": "lowest", "top": "highest"}
+    for order, end in ends.items():
         runs = {student: _run(study, student, role, order) for student in students}
         if any(study.measured(student, role, order) for student in students):
             best = max(runs, key=lambda student: runs[student])  # the first of those that reach as far
             count = runs[best]
-            size = "no layer" if not count else "all" if count == study.layers_of(role) else f"the {end} {count}"
-            parts.append(f"from the {order} {size}" + (f" ({best})" if count else ""))
+            size = "all" if count == depth else f"the {end} {count}"
+            parts.append(f"from the {order} {size} ({best})" if count else f"from the {order} none")
     if not parts:
-        done = [student for student in students if _can_go(study, study.whole(student, role))]
-        parts.append(f"all layers at once with {words.listed(done)}" if done else "not all layers at once")
+        whole = {student: measure for student in students if (measure := study.whole(student, role))}
+        done = [student for student, measure in whole.items() if _can_go(study, measure)]
+        said = f"all layers at once ({words.listed(done)})" if done else "not all layers at once"
+        parts.append(said if whole else "not measured")
     return "; ".join(parts)
 
 
-def _layers(numbers: list[int]) -> str:
-    return f"layer{'s' * (len(numbers) > 1)} {words.listed([str(number) for number in numbers])}" if numbers else "none"
-
-
-def _run(study: LayerStudy, student: str, role: str, order: str) -> int:
+def _run(study: LayerStudy, student: str, role: str, order: Order) -> int:
     """How many layers can go one after the other before quality falls for the first time."""
     measured, count = study.measured(student, role, order), 0
     while _can_go(study, measured.get(count + 1)):
@@ -244,7 +251,7 @@ def _run(study: LayerStudy, student: str, role: str, order: str) -> int:
     return count
 
 
-def _panel(study: LayerStudy, role: str, order: str, students: list[str], looks: Mapping[str, Look]) -> Panel | None:
+def _panel(study: LayerStudy, role: str, order: Order, students: list[str], looks: Mapping[str, Look]) -> Panel | None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     lines = {student: study.measured(student, role, order) for student in students}
@@ -266,11 +273,8 @@ def _panel(study: LayerStudy, role: str, order: str, students: list[str], looks:
             marker=look.marker, markersize=6 if order == "alone" else 4, markeredgewidth=0, zorder=3,
         )  # fmt: skip
     # Both cumulative panels have the same scale.
-    beside = [
-        study.measured(student, role, other).values()
-        for student in students
-        for other in (() if order == "alone" else ("bottom", "top"))
-    ]
+    both: tuple[Order, ...] = () if order == "alone" else ("bottom", "top")
+    beside = [study.measured(student, role, other).values() for student in students for other in both]
     values = [measure.value for measures in beside for measure in measures]
     if values:
         room = 0.05 * (max(*values, teacher) - min(*values, teacher)) or 1.0

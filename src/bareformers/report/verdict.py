@@ -52,11 +52,10 @@ def caveats(comparison: Comparison) -> list[str]:
     found = []
     if comparison.seeds == 1:
         found.append("One seed: differences are not tested against chance.")
-    elif comparison.single:
-        found.append(
-            f"One seed only of {words.listed(comparison.single)}: their differences are held against the spread of the "
-            f"baseline's seeds alone."
-        )
+    elif single := [name for name in comparison.single if name != comparison.baseline]:
+        tested = comparison.baseline not in comparison.single
+        how = "held against the spread of the baseline's seeds alone" if tested else "not tested against chance"
+        found.append(f"One seed only of {words.listed(single)}: their differences are {how}.")
     if not any(variant.floor for variant in comparison.variants):
         found.append(
             "No floor: without a variant that mixes nothing or averages everything, nobody can say how much of this "

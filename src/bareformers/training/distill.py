@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,9 +70,9 @@ class Lesson:
     def errors(
         self, y: Tensor, weights: Tensor | None, target: Tensor, taught: Tensor | None, keep: Tensor | None
     ) -> Tensor:
-        """[3]: the squared error, the squared target, and how many numbers [B, T, D] they are summed over.
+        """[4]: squared error, weighted difference of maps, squared target, and the count of the numbers summed over.
 
-        A map counts as its difference, squared, summed over the keys and meant over the heads, of each position.
+        The difference is squared, summed over the keys, meant over the heads, and counts for each number of a position.
 
         Args:
             keep: [B, T], which positions are real; None: all.
@@ -80,18 +80,19 @@ class Lesson:
         real = y.new_ones(y.shape[:2], dtype=torch.float32) if keep is None else keep.float()
         target = at_least_float32(target)
         error = (at_least_float32(y) - target).square().mean(-1)
+        difference = torch.zeros_like(error)
         if self.match_maps:
             assert weights is not None and taught is not None
-            difference = at_least_float32(weights) - at_least_float32(taught)
-            error = error + self.match_maps * difference.square().sum(-1).mean(1)
-        sums = [(each * real).sum() for each in (error, target.square().mean(-1), real)]
+            apart = at_least_float32(weights) - at_least_float32(taught)
+            difference = self.match_maps * apart.square().sum(-1).mean(1)
+        sums = [(each * real).sum() for each in (error, difference, target.square().mean(-1), real)]
         return torch.stack(sums) * y.shape[-1]
 
 
 class Lessons(nn.Module):
     """The students, and nothing of the teacher: what is trained and saved.
 
-    No activation of the teacher outlives its layer, but for what the students keep for their backward pass.
+    Of the teacher's activations only what the students keep for their backward pass outlives a layer.
 
     Args:
         lessons: of layers that `read` runs.
@@ -104,7 +105,7 @@ class Lessons(nn.Module):
         self._lessons, self._read = tuple(lessons), read
 
     def forward(self, **batch: Any) -> Tensor:
-        """[N, 3]: `Lesson.errors` of every student."""
+        """[N, 4]: `Lesson.errors` of every student."""
         found: dict[int, Tensor] = {}
         with ExitStack() as hooks:
             for number, lesson in enumerate(self._lessons):
@@ -115,13 +116,28 @@ class Lessons(nn.Module):
         return torch.stack([found[number] for number in range(len(self._lessons))])
 
 
+class Grade(NamedTuple):
+    """How far a lesson was learnt.
+
+    Attributes:
+        loss: the mean squared error.
+        relative: its share of the mean squared target.
+        maps: what the maps add to what is minimised, weighted.
+    """
+
+    loss: float
+    relative: float
+    maps: float
+
+
 @torch.no_grad()
-def examine(lessons: Lessons, batches: Iterable[dict[str, Tensor]]) -> list[tuple[float, float]]:
-    """Of every student the mean squared error, and its share of the mean squared target, over all batches."""
+def examine(lessons: Lessons, batches: Iterable[dict[str, Tensor]]) -> list[Grade]:
+    """The grade of every student, over all batches."""
     training, device = lessons.training, next(lessons.parameters()).device
     lessons.eval()
     sums = sum(lessons(**{name: tensor.to(device) for name, tensor in batch.items()}).double() for batch in batches)
     lessons.train(training)
     assert isinstance(sums, Tensor)
-    errors, squares, counts = sums.unbind(-1)
-    return list(zip((errors / counts).tolist(), (errors / squares).tolist(), strict=True))
+    errors, maps, squares, counts = sums.unbind(-1)
+    columns = [each.tolist() for each in (errors / counts, errors / squares, maps / counts)]
+    return [Grade(*row) for row in zip(*columns, strict=True)]

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bareformers.errors import InputError
+
 
 @dataclass
 class Spent:
@@ -79,8 +81,12 @@ def save(spent: Spent, folder: Path) -> None:
 
 
 def saved(folder: Path) -> Spent:
-    """What `save` wrote into the folder of a checkpoint or of a finished model."""
-    return Spent(**json.loads((folder / Ledger.FILE).read_text(encoding="utf-8")))
+    """What `save` wrote into the folder of a checkpoint or of a finished model; a damaged file is an `InputError`."""
+    path = folder / Ledger.FILE
+    try:
+        return Spent(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
 
 
 def replace(path: Path, text: str) -> None:

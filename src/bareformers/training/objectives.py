@@ -58,10 +58,10 @@ class Imitation:
 
 
 class Imitated:
-    """The mean squared error of every student of `Lessons`, summed: each learns as if it were alone."""
+    """The mean squared error of every student of `Lessons`, that of maps added, summed: each learns as if alone."""
 
     def __call__(self, lessons: nn.Module, batch: dict[str, Any], num_labels: Tensor | int | None = None) -> Tensor:
         """Over `batch`; with `num_labels` (of a whole step) times the share of its labels that are in this batch."""
-        errors, _, counts = lessons(**batch).unbind(-1)
-        loss = (errors / counts).sum()
+        errors, maps, _, counts = lessons(**batch).unbind(-1)
+        loss = ((errors + maps) / counts).sum()
         return loss if num_labels is None else loss * ((batch["labels"] != -100).sum() / num_labels)
