@@ -239,12 +239,12 @@ class Batch:
             device=self.x.device,
             keep=self.context_keep,
             query_positions=own.query_positions,
+            query_keep=own.query_keep,
         )
 
     def run(self, mixer: TokenMixer, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """The whole sequence in one call."""
-        x = self.x if self.context is None else blank(self.x, self.keep)
-        return mixer(x, self.mask(), context=self.context, **kwargs)
+        return mixer(self.x, self.mask(), context=self.context, **kwargs)
 
     def real(self, y: Tensor) -> Tensor:
         """[tokens, ..]: the rows of y [B, T, ..] at real tokens, row by row."""
@@ -255,20 +255,14 @@ def batch(
     case: Case, length: int, context_length: int, padding: str, dtype: torch.dtype = torch.float32, width: int = 16
 ) -> Batch:
     """Three rows of noise, of `length`, two thirds and a third of it, padded on one side or, ragged, on all."""
-    cross, keep = case.role == "cross", keep_mask(length, padding)
-    x = noise(3, length, width, seed=2).to(dtype)
+    cross = case.role == "cross"
     return Batch(
         case.role,
-        blank(x, keep) if cross else x,
-        keep,
+        noise(3, length, width, seed=2).to(dtype),
+        keep_mask(length, padding),
         noise(3, context_length, width, seed=3).to(dtype) if cross else None,
         keep_mask(context_length, padding) if cross else None,
     )
-
-
-def blank(x: Tensor, keep: Tensor | None) -> Tensor:
-    """x [B, T, D] with zeros at padding, as a block hands it to a cross mixer."""
-    return x if keep is None else x.masked_fill(~keep[..., None], 0)
 
 
 def keep_mask(length: int, padding: str) -> Tensor | None:

@@ -1,5 +1,8 @@
 """What the paper, its code and our additions say of the attentionless mixers beyond their equations."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,8 +10,6 @@ import torch.nn.functional as F
 from bareformers.errors import InputError
 from bareformers.mixers import base
 from bareformers.mixers.base import Slot
-from bareformers.mixers.feed_forward import CONSTANTS
-from bareformers.mixers.state import MixerState
 from tests.laws.cases import Case, batch, close, keep_mask, noise
 from tests.laws.test_naive import check
 from tests.laws.test_step import decode
@@ -106,15 +107,84 @@ def test_the_factorised_form_is_a_full_one(role):
 @pytest.mark.parametrize("name", ["alr", "aslr"])
 def test_a_step_of_decoding_reads_the_weights_of_its_position_only(name):
     mixer = Case(name, "decoder").build()
-    state, lengths = MixerState(), []
+    lengths = []
     total = mixer.first.total
-    mixer.first.total = lambda x, start=0: lengths.append(x.shape[2]) or total(x, start)
-    for _ in decode(mixer, batch(Case(name, "decoder"), 9, 1, "left"), [5, 1, 1, 2], state=state):
-        assert lengths == [132], "W1 g and W1 b are made once"
-    kept = len(CONSTANTS)
-    assert state in CONSTANTS
-    del state
-    assert len(CONSTANTS) == kept - 1, "they go with the state"
+    mixer.first.total = lambda x, *others: lengths.append(x.shape[2]) or total(x, *others)
+    for _ in range(2):
+        for _ in decode(mixer, batch(Case(name, "decoder"), 9, 1, "left"), [5, 1, 1, 2]):
+            assert lengths == [132], "W1 g and W1 b are made once"
+
+
+def changed_by_an_optimizer(mixer):
+    parameters = [*mixer.first.parameters(), *mixer.input_norm.parameters()]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.SGD(parameters, 0.1).step()
+
+
+def changed_in_inference_mode(mixer):
+    with torch.inference_mode():
+        mixer.input_norm.bias.add_(1)
+
+
+CHANGES = {
+    "optimizer": changed_by_an_optimizer,
+    "inference_mode": changed_in_inference_mode,
+    "load": lambda mixer: mixer.load_state_dict({key: 1.1 * each for key, each in mixer.state_dict().items()}),
+    "assign": lambda mixer: mixer.load_state_dict(
+        {key: 1.1 * each for key, each in mixer.state_dict().items()}, assign=True
+    ),
+    "parameter": lambda mixer: setattr(mixer.input_norm, "bias", torch.nn.Parameter(mixer.input_norm.bias + 1)),
+    "rounded": lambda mixer: mixer.to(torch.bfloat16).to(torch.float64),
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"form": "factorised", "width": 12}])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_what_is_kept_of_parameters_is_made_again_where_they_change(options, change, mode):
+    mixer = Case("alr", "encoder", options).build(torch.float64)
+    given = batch(Case("alr", "encoder"), 9, 1, "right", torch.float64)
+    keys = mixer.state_dict().keys()
+    with mode():
+        before, _ = given.run(mixer)
+        assert torch.equal(given.run(mixer)[0], before)
+    twin, sent = copy.deepcopy(mixer), pickle.loads(pickle.dumps(mixer))
+    assert mixer.state_dict().keys() == keys and not [*mixer.buffers()]
+    for each in (twin, sent, mixer):
+        assert (each.kept.tensor is None) == (each is not mixer)
+        change(each)
+        expected, _ = given.run(each)
+        with mode():
+            found, _ = given.run(each)
+        close(found, expected, 1e-6)
+        assert not torch.equal(found, before)
+
+
+@pytest.mark.parametrize("padding", ["none", "left"])
+def test_parameters_without_versions_keep_nothing(padding):
+    with torch.inference_mode():
+        mixer = Case("alr", "encoder").build()
+        given = batch(Case("alr", "encoder"), 9, 1, padding)
+        before, _ = given.run(mixer)
+        mixer.input_norm.bias.add_(1)
+        assert mixer.kept.tensor is None and not torch.equal(given.run(mixer)[0], before)
+
+
+@pytest.mark.parametrize("name", ["alr", "aslr", "elr"])
+def test_each_gradient_is_made_in_one_piece(name):
+    """Of a full map; it is where the tokens are what that of a slice would be, and elsewhere that of the constants."""
+    mixer, given = Case(name, "encoder").build(torch.float64), batch(Case(name, "encoder"), 5, 1, "none", torch.float64)
+    given.run(mixer)[0].square().sum().backward()
+    found = {key: parameter.grad for key, parameter in mixer.named_parameters()}
+    assert found["first.weight"][:, 5:].abs().amin((0, 2, 3)).max() > 0
+    assert (found["second.weight"][:, 5:] == 0).all() and (found["second.weight"][:, :5] != 0).any()
+    mixer.zero_grad()
+    given.x = F.pad(given.x, (0, 0, 0, 127))
+    given.keep = torch.arange(132).expand(3, -1) < 5
+    given.real(given.run(mixer)[0]).square().sum().backward()
+    for key, parameter in mixer.named_parameters():
+        close(found[key], parameter.grad, 1e-9, key)
 
 
 SMALL = dict(max_length=5, max_context_length=4)

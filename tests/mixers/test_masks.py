@@ -28,9 +28,16 @@ def test_new_queries_are_the_last_positions():
 
 def test_cross_queries_have_positions_of_their_own():
     own = mask(1, 4, keep=LEFT)
-    cross = mask(1, 4, causal=False, keep=RIGHT, query_positions=own.query_positions)
+    cross = mask(1, 4, causal=False, keep=RIGHT, query_positions=own.query_positions, query_keep=own.query_keep)
     assert cross.query_positions.tolist() == [[1], [3]]
     assert cross.key_positions.tolist() == [[0, 1, 2, 3]]
+    assert cross.query_keep.tolist() == own.query_keep.tolist() == [[True], [True]]
+
+
+def test_queries_are_real_where_their_keys_are():
+    assert mask(3, 4, keep=LEFT).query_keep.tolist() == LEFT[:, 1:].tolist()
+    assert mask(3, 4).query_keep is None
+    assert mask(3, 4, causal=False, keep=RIGHT, query_positions=torch.arange(3)[None]).query_keep is None
 
 
 @pytest.mark.parametrize(

@@ -134,12 +134,7 @@ class Block(GradientCheckpointingLayer, SelfInitialised):
         return self.dropout(self._run(self.mixer, x, signals, "self"))
 
     def read(self, x: Tensor, signals: Signals) -> Tensor:
-        """What the cross mixer makes of x and the context, [B, T, D]; dropout included.
-
-        Its mask tells of the padding of the context only, so what it reads of x is zero at padding.
-        """
-        if signals.mask.keep is not None:
-            x = x.masked_fill(~signals.mask.keep[:, signals.mask.offset :, None], 0)
+        """What the cross mixer makes of x and the context, [B, T, D]; dropout included."""
         return self.dropout(self._run(self.cross_mixer, x, signals, "cross"))
 
     def feed_forward(self, x: Tensor) -> Tensor:

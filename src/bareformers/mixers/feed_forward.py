@@ -6,19 +6,20 @@ A network reads the whole sentence as one vector of L positions x D channels, ze
 
 Nothing is padded for it. With gain g, bias b, mean m and inverse deviation r of the first norm its first layer is
 W1 LN(x) + b1 = r (W1 (g x) - m W1 g) + W1 b + b1, where zeros need no product. What is left of x are three sums over
-positions, W1 (g x), x and x^2: a causal network keeps them running, and remembers nothing else while decoding.
+positions, W1 (g x), x and x^2: a causal network keeps them running, and remembers nothing else while decoding. What
+is constant, W1 g and W1 b, takes all of W1: training makes it in one product with W1 (g x), decoding once for all.
 """
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import initialization as init
 
 from bareformers.errors import InputError, unknown
@@ -41,9 +42,6 @@ STATE = "nets*width + 2"
 
 Sums = tuple[Tensor, ...]
 """W1 (g x) [nets, .., B, width], and the sums of x and of x^2 [.., B, 1]: of positions, or up to each of them."""
-
-CONSTANTS: MutableMapping[MixerState, Tensor] = WeakKeyDictionary()
-"""`FeedForwardMixer.constants` while decoding, which reads all of W1, and so would cost more than a step itself."""
 
 
 @dataclass
@@ -93,9 +91,19 @@ class FullMap(SelfInitialised):
     def init_weights(self, std: float) -> None:
         init.normal_(self.weight, std=self.std)
 
-    def total(self, x: Tensor, start: int = 0) -> Tensor:
-        """What the positions from `start` on, x [nets, B, C, channels], come to together: [nets, B, width]."""
-        return x.flatten(2) @ self.weight[:, start : start + x.shape[2]].flatten(1, 2)
+    def total(self, x: Tensor, start: int = 0, whole: Tensor | None = None) -> Tensor:
+        """What the positions from `start` on, x [nets, B, C, channels], come to together: [nets, B, width].
+
+        Behind it what all positions come to in `whole` [nets, R, positions, channels].
+        """
+        weight, rows = self.weight.flatten(1, 2), x.flatten(2)
+        first, size = start * x.shape[3], rows.shape[2]
+        if first or not wants_gradient():
+            y = rows @ weight[:, first : first + size]
+            return y if whole is None else torch.cat([y, whole.flatten(2) @ weight], 1)
+        whole = weight[:, :, :0].transpose(1, 2) if whole is None else whole.flatten(2)
+        read: Tensor = Reading.apply(torch.cat([rows, whole[..., :size]], 1), whole[..., size:], weight)
+        return read
 
     def each(self, x: Tensor, start: int) -> Tensor:
         """What each position comes to: x [nets, C, B, channels] -> [nets, C, B, width]."""
@@ -103,8 +111,13 @@ class FullMap(SelfInitialised):
 
     def write(self, hidden: Tensor, start: int, stop: int) -> Tensor:
         """The positions from `start` to `stop` out of [nets, B, width]: [nets, B, C, channels]."""
-        weight = self.weight[:, start:stop].flatten(1, 2)
-        return (hidden @ weight.transpose(1, 2)).unflatten(2, (stop - start, -1))
+        weight, channels = self.weight.flatten(1, 2), self.weight.shape[2]
+        first, last = start * channels, stop * channels
+        if first or not wants_gradient():
+            y = hidden @ weight[:, first:last].transpose(1, 2)
+        else:
+            y = Writing.apply(hidden, weight, last)
+        return y.unflatten(2, (-1, channels))
 
 
 class FactorisedMap(SelfInitialised):
@@ -121,9 +134,10 @@ class FactorisedMap(SelfInitialised):
         for factor, width in zip((self.positions, self.channels), self.stds, strict=True):
             init.normal_(factor, std=width)
 
-    def total(self, x: Tensor, start: int = 0) -> Tensor:
+    def total(self, x: Tensor, start: int = 0, whole: Tensor | None = None) -> Tensor:
         positions = self.positions[:, start : start + x.shape[2]]
-        return (positions.transpose(1, 2)[:, None] @ (x @ self.channels[:, None])).flatten(2)
+        y = (positions.transpose(1, 2)[:, None] @ (x @ self.channels[:, None])).flatten(2)
+        return y if whole is None else torch.cat([y, self.total(whole)], 1)
 
     def each(self, x: Tensor, start: int) -> Tensor:
         positions = self.positions[:, start : start + x.shape[1], None, :, None]
@@ -135,6 +149,73 @@ class FactorisedMap(SelfInitialised):
 
 
 MAPS: dict[str, type[FullMap] | type[FactorisedMap]] = {"full": FullMap, "factorised": FactorisedMap}
+
+
+class Reading(torch.autograd.Function):
+    """Rows [nets, R, n] by the first n weights [nets, N, width]; the last rows go on in `rest` [nets, R', N - n].
+
+    The gradient of the weights is written once; those of slices would be filled up with zeros and added.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, rest: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, rest, weight)
+        y = rows @ weight[:, : rows.shape[2]]
+        y[:, rows.shape[1] - rest.shape[1] :] += rest @ weight[:, rows.shape[2] :]
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (gradient,), saved = gradients, ctx.saved_tensors
+        rows, rest, low = (each.to(gradient.dtype) for each in saved)
+        of_last = gradient[:, rows.shape[1] - rest.shape[1] :]
+        of_rows = gradient @ low[:, : rows.shape[2]].transpose(1, 2)
+        of_rest = (low[:, rows.shape[2] :] @ of_last.transpose(1, 2)).transpose(1, 2)
+        return of_rows, of_rest, one_below_another(saved[2], (rows, gradient), (rest, of_last))
+
+
+class Writing(torch.autograd.Function):
+    """The first n numbers that weights [nets, N, width] make of [nets, R, width], with such a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, size: int) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        return hidden @ weight[:, :size].transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        (gradient,), saved = gradients, ctx.saved_tensors
+        hidden, low = (each.to(gradient.dtype) for each in saved)
+        nothing = gradient.new_empty(len(low), 0, low.shape[1] - gradient.shape[2])
+        of_weight = one_below_another(saved[1], (gradient, hidden), (nothing, hidden[:, :0]))
+        return gradient @ low[:, : gradient.shape[2]], of_weight, None
+
+
+def one_below_another(weight: Tensor, *pairs: tuple[Tensor, Tensor]) -> Tensor:
+    """The products a^T b of [nets, R, n] and [nets, R, width] below one another, of the shape of `weight`."""
+    return torch.cat([a.transpose(1, 2) @ b for a, b in pairs], 1).to(weight.dtype)
+
+
+def wants_gradient() -> bool:
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+class Kept:
+    """A tensor made of parameters, until one of them has changed (unseen: through its `.data`); a copy begins empty."""
+
+    def __init__(self) -> None:
+        self.made_of: list[tuple[StorageWeakRef, int]] = []
+        self.tensor: Tensor | None = None
+
+    def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
+        return Kept, ()
+
+    def get(self, parameters: Sequence[Tensor], make: Callable[[], Tensor]) -> Tensor:
+        """The tensor, made anew where it has to be."""
+        made_of = [(StorageWeakRef(each.untyped_storage()), each._version) for each in parameters]
+        if self.tensor is None or made_of != self.made_of:
+            self.made_of, self.tensor = made_of, make()
+        return self.tensor
 
 
 class Columns(NamedTuple):
@@ -181,6 +262,7 @@ class FeedForwardMixer(TokenMixer):
         self.second = MAPS["full" if self.causal else options.form](nets, outputs, self.out, self.width, writes=True)
         self.first_bias = nn.Parameter(torch.empty(nets, 1, self.width)) if slot.use_bias else None
         self.second_bias = nn.Parameter(torch.empty(nets, 1, outputs, self.out)) if slot.use_bias else None
+        self.kept = Kept()
         self.output = slot.linear() if self.part in ("mixer", "head") else None
 
     def init_weights(self, std: float) -> None:
@@ -196,9 +278,8 @@ class FeedForwardMixer(TokenMixer):
         state: MixerState | None = None,
         want_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        limit = self.slot.max_length
-        keep = None if context is not None or mask.keep is None else mask.keep[:, mask.offset :]
-        columns = self.columns(x, mask.query_positions, keep, self.in_order(mask, context, state), limit, state)
+        limit, keep = self.slot.max_length, mask.query_keep
+        columns = self.columns(x, mask.query_positions, keep, limit, 0 if state is None else state.length)
         if columns.stop > limit:
             y = self.interpolated(columns, keep)
         else:
@@ -207,24 +288,14 @@ class FeedForwardMixer(TokenMixer):
         y = y if keep is None else y.masked_fill(~keep[..., None], 0)
         return y if self.output is None else self.output(y), None
 
-    def in_order(self, mask: Mask, context: Tensor | None, state: MixerState | None) -> bool:
-        """Whether the queries stand by position already, and in all rows alike."""
-        if context is None:
-            return mask.regular and (mask.num_keys <= self.slot.max_length or mask.keep is None)
-        positions, past = mask.query_positions, 0 if state is None else state.length
-        if len(positions) > 1 or torch.compiler.is_compiling():
-            return False
-        return int(positions[0, -1]) == past + mask.num_queries - 1  # a single row may be padded in front
+    def columns(self, x: Tensor, positions: Tensor, keep: Tensor | None, limit: int, start: int = 0) -> Columns:
+        """x [B, T, D] by its positions [B or 1, T], which without padding in front are those from `start` on.
 
-    def columns(
-        self, x: Tensor, positions: Tensor, keep: Tensor | None, in_order: bool, limit: int, state: MixerState | None
-    ) -> Columns:
-        """x [B, T, D] by its positions [B or 1, T]; padding moves with it, as zeros, and adds nothing where it lands.
-
-        The largest position of a token is what has to be below `limit`.
+        Padding moves as zeros, and adds nothing where it lands. The largest position of a token is what has to be
+        below `limit`.
         """
-        past = 0 if state is None else state.length
-        start, stop, moved = past, past + x.shape[1], None
+        stop, moved = start + x.shape[1], None
+        in_order = are_in_order(positions, keep, stop) and (keep is None or stop <= limit)
         if keep is not None:
             x = x.masked_fill(~keep[..., None], 0)
         if not in_order:
@@ -244,14 +315,12 @@ class FeedForwardMixer(TokenMixer):
             return state["hidden"].transpose(0, 1), state["sum"], state["squares"]
         if context is None:
             return None
-        in_order = mask.regular and (mask.num_keys <= self.context_length or mask.keep is None)
-        columns = self.columns(context, mask.key_positions, mask.keep, in_order, self.context_length, None)
-        return self.total(columns.x, 0)
+        return self.total(self.columns(context, mask.key_positions, mask.keep, self.context_length).x, 0)
 
-    def total(self, x: Tensor, start: int) -> Sums:
-        """The sums over all columns of x [B, C, D], which are the inputs from `start` on."""
+    def total(self, x: Tensor, start: int, whole: Tensor | None = None) -> Sums:
+        """The sums over all columns of x [B, C, D], the inputs from `start` on; behind W1 (g x) also W1 `whole`."""
         gain = self.input_norm.weight[:, None, start : start + x.shape[1]]
-        products, x = self.first.total(gain * x, start), at_least_float32(x)
+        products, x = self.first.total(gain * x, start, whole), at_least_float32(x)
         return at_least_float32(products), x.sum((1, 2))[:, None], x.square().sum((1, 2))[:, None]
 
     def up_to_each(self, x: Tensor, start: int, before: Sums | None) -> Sums:
@@ -263,24 +332,30 @@ class FeedForwardMixer(TokenMixer):
         return tuple(running(each, None if before is None else before[i]) for i, each in enumerate(sums))
 
     def run(self, columns: Columns, before: Sums | None, state: MixerState | None) -> Tensor:
-        """The outputs of the networks at each column, side by side: [B, C, D]."""
-        first = self.context_length + columns.start
+        """The outputs at each column, [B, C, D]: of one run that writes all, or causally of one run for each."""
+        x, first = columns.x, self.context_length + columns.start
+        constants: Tensor | None = None
         if self.causal:
-            sums = self.up_to_each(columns.x, first, before)
-            last: Sums = tuple(each[..., -1, :, :] for each in sums)
-            prefixes = tuple(each.flatten(-3, -2) for each in sums)
-            y = self.write(self.hidden(prefixes, state).to(columns.x.dtype), 0, 1)
-            y = y.unflatten(1, (-1, len(columns.x))).squeeze(3).permute(2, 1, 0, 3)
+            written = slice(0, 1)
+            sums = self.up_to_each(x, first, before)
         else:
-            last = self.total(columns.x, first)
-            if before is not None:
-                last = tuple(new + old for new, old in zip(last, before, strict=True))
-            y = self.write(self.hidden(last, state).to(columns.x.dtype), columns.start, columns.stop)
-            y = y.permute(1, 2, 0, 3)
+            written = slice(columns.start, columns.stop)
+            joined = self.affine() if before is None and torch.is_grad_enabled() else None
+            products, *others = self.total(x, first, joined)
+            if joined is not None:
+                products, constants = products.split((len(x), 2), 1)
+            total = (products, *others) if before is None else map(torch.add, (products, *others), before)
+            sums = tuple(each.unsqueeze(-3) for each in total)
         if state is not None:
-            for name, each in zip(("hidden", "sum", "squares"), (last[0].transpose(0, 1), *last[1:]), strict=True):
+            hidden, *others = (each[..., -1, :, :] for each in sums)
+            for name, each in zip(("hidden", "sum", "squares"), (hidden.transpose(0, 1), *others), strict=True):
                 state[name] = each.clone()  # of the causal sums, all would stay in memory
-        return y.flatten(2)
+        hidden = self.hidden(tuple(each.flatten(-3, -2) for each in sums), constants)
+        y = self.second.write(hidden.to(x.dtype), written.start, written.stop)
+        if self.second_bias is not None:
+            y = y + self.second_bias[:, :, written]
+        y = y.unflatten(1, (-1, len(x)))  # [nets, runs, B, positions that each writes, out]
+        return y.permute(2, 1, 3, 0, 4).flatten(3).flatten(1, 2)
 
     def interpolated(self, columns: Columns, keep: Tensor | None) -> Tensor:
         """`run` with rows of more tokens than positions resampled to these, and what is written for them back."""
@@ -290,11 +365,12 @@ class FeedForwardMixer(TokenMixer):
         y = self.run(Columns(resample(columns.x, ratios, limit), 0, limit, None), None, None)
         return resample(y, 1 / ratios, columns.stop)
 
-    def hidden(self, sums: Sums, state: MixerState | None) -> Tensor:
+    def hidden(self, sums: Sums, constants: Tensor | None) -> Tensor:
         """What the second layer reads, [nets, R, width], in at least float32."""
         products, total, squares = sums
-        gain, bias = self.constants(state).split(1, 1)
+        gain, bias = (self.constants() if constants is None else constants).split(1, 1)
         with full_precision(products.device):
+            bias = bias if self.first_bias is None else bias + self.first_bias
             mean = total / (self.inputs * self.slot.hidden_size)
             variance = squares / (self.inputs * self.slot.hidden_size) - mean.square()
             scale = (variance.clamp_min(0) + EPS).rsqrt()
@@ -303,23 +379,21 @@ class FeedForwardMixer(TokenMixer):
             hidden = F.layer_norm(hidden, hidden.shape[-1:], eps=EPS)
             return torch.addcmul(self.hidden_norm.bias, hidden, self.hidden_norm.weight)
 
-    def constants(self, state: MixerState | None) -> Tensor:
-        """W1 g, and W1 b + b1: [nets, 2, width]; made once for a text that is decoded."""
-        if state is not None and state in CONSTANTS:
-            return CONSTANTS[state]
-        with full_precision(self.input_norm.weight.device):
-            made = self.first.total(torch.stack([self.input_norm.weight, self.input_norm.bias], 1))
-            if self.first_bias is not None:
-                made = made + F.pad(self.first_bias, (0, 0, 1, 0))
-            made = at_least_float32(made)
-        if state is not None:
-            CONSTANTS[state] = made
-        return made
+    def affine(self) -> Tensor:
+        """g and b of the first norm as rows, [nets, 2, inputs, D]."""
+        return torch.stack([self.input_norm.weight, self.input_norm.bias], 1)
 
-    def write(self, hidden: Tensor, start: int, stop: int) -> Tensor:
-        """The second layer: [nets, R, width] -> [nets, R, C, out]."""
-        y = self.second.write(hidden, start, stop)
-        return y if self.second_bias is None else y + self.second_bias[:, :, start:stop]
+    def constants(self) -> Tensor:
+        """W1 g and W1 b, [nets, 2, width] in at least float32; without gradients they are kept."""
+
+        def make() -> Tensor:
+            with full_precision(self.input_norm.weight.device):
+                return at_least_float32(self.first.total(self.affine()))
+
+        parameters = [*self.input_norm.parameters(), *self.first.parameters()]
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or any(map(torch.is_inference, parameters)):
+            return make()
+        return self.kept.get(parameters, make)
 
 
 @mixer("alr", roles=ROLES, paper=PAPER, parameters=f"d*d + {NETWORKS}", state=STATE)
@@ -392,6 +466,15 @@ def position_and_channel_width(width: int) -> tuple[int, int]:
     """The factors of a width that are closest to each other, the smaller for channels: it costs at every position."""
     channel_width, position_width = square_factors(width)
     return position_width, channel_width
+
+
+def are_in_order(positions: Tensor, keep: Tensor | None, stop: int) -> bool:
+    """Whether all rows have the positions before `stop`, one after the other; positions [B or 1, T], keep [B, T]."""
+    if keep is None:
+        return len(positions) == 1
+    if torch.compiler.is_compiling() or len(positions) > 1:
+        return False
+    return len(keep) > 1 or int(positions[0, -1]) == stop - 1  # a single row may be padded in front
 
 
 def bounds(positions: Tensor, length: int) -> tuple[int, int]:

@@ -20,6 +20,7 @@ class Mask:
         causal: whether a query sees no later position.
         keep: [B, S] bool, true at real keys; None where all are real.
         query_positions: [B or 1, T] positions of the queries; None in the self roles, where the keys give them.
+        query_keep: [B, T] bool, true at real queries; None where all are real, and in the self roles.
     """
 
     def __init__(
@@ -31,10 +32,11 @@ class Mask:
         device: torch.device,
         keep: Tensor | None = None,
         query_positions: Tensor | None = None,
+        query_keep: Tensor | None = None,
     ) -> None:
         self.num_queries, self.num_keys, self.causal, self.device = num_queries, num_keys, causal, device
         self.keep = None if keep is None else keep.to(device=device, dtype=torch.bool)
-        self._query_positions = query_positions
+        self._query_positions, self._query_keep = query_positions, query_keep
 
     @property
     def offset(self) -> int:
@@ -63,6 +65,13 @@ class Mask:
         if self._query_positions is not None:
             return self._query_positions
         return self.key_positions[:, self.offset :]
+
+    @property
+    def query_keep(self) -> Tensor | None:
+        """[B, T] bool: which queries are real; None where all are."""
+        if self._query_positions is not None:
+            return self._query_keep
+        return None if self.keep is None else self.keep[:, self.offset :]
 
     @cached_property
     def allowed(self) -> Tensor | None:

@@ -131,6 +131,7 @@ class Stack(nn.Module):
                 device=device,
                 keep=check_padding(context_mask, context.shape[1]),
                 query_positions=mask.query_positions,
+                query_keep=mask.query_keep,
             )
         stream = self.blocks[0].open(self.embeddings(input_ids, inputs_embeds, mask.query_positions))
         hidden = [self.blocks[0].hidden(stream)] if output_hidden_states else []
