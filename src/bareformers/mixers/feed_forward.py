@@ -154,7 +154,7 @@ MAPS: dict[str, type[FullMap] | type[FactorisedMap]] = {"full": FullMap, "factor
 class Reading(torch.autograd.Function):
     """Rows [nets, R, n] by the first n weights [nets, N, width]; the last rows go on in `rest` [nets, R', N - n].
 
-    The gradient of the weights is written once; those of slices would be filled up with zeros and added.
+    The gradient of the weights is put together of two parts; those of slices would be filled up with zeros and added.
     """
 
     @staticmethod

@@ -70,7 +70,7 @@ class FastWeights(TokenMixer):
         self.feature_map = feature_map
         self.query = slot.linear() if has_query else nn.Identity()
         self.key, self.value, self.output = slot.linear(), slot.linear(), slot.linear()
-        # A cross mixer is not told which of its queries are padding, and so convolves only what it writes.
+        # In the cross role only what is written is convolved.
         self.query_conv = ShortConvolution(slot.hidden_size, conv) if conv and slot.role != "cross" else None
         self.key_conv = ShortConvolution(slot.hidden_size, conv) if conv else None
         self.value_conv = ShortConvolution(slot.hidden_size, conv) if conv else None
