@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from bareformers import distillation as distilling
 from bareformers import run as running
 from bareformers.errors import InputError
+from bareformers.mixers.feed_forward import Aslr, Size
 from bareformers.models import BareForMaskedLM, BareForSequenceClassification
 from bareformers.recipe import load, load_distillation
 from bareformers.report.result import Comparison, RunResult
@@ -427,7 +428,9 @@ def teacher(tmp_path_factory):
 @pytest.mark.parametrize(
     "path", filter(tiny.is_distillation, sorted(RECIPES.rglob("*.yaml"))), ids=lambda path: path.stem
 )
-def test_every_distillation_of_the_repository_runs(path, teacher, tmp_path):
+def test_every_distillation_of_the_repository_runs(path, teacher, tmp_path, monkeypatch):
+    for options in (Size, Aslr.Options):  # as they are they take gigabytes and minutes
+        monkeypatch.setattr(options, "widths", {size: number for number, size in enumerate(options.widths, 2)})
     assert [tiny.name_of(other) for other in tiny.begun_by(path, RECIPES)] == ["attentionless_teacher"]
     assert load_distillation(path).teacher == "runs/attentionless_teacher/teacher/seed0"
     overrides = [*tiny.two_steps(path, tmp_path), f"teacher={teacher}", f"output={tmp_path / 'run'}"]
