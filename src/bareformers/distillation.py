@@ -136,9 +136,6 @@ def distill(recipe: Distillation, command: str, log: Log = print) -> Comparison:
         return running.compare(recipe, runs, data, command, log)
 
 
-# What is to be done, and whether it can be
-
-
 def load_teacher(recipe: Distillation) -> Teacher:
     """The teacher of a recipe, frozen, and its data; an `InputError` where the two do not go together."""
     folder = Path(recipe.teacher).expanduser()
@@ -309,9 +306,6 @@ def carry_out(
     return [scores([]), *(scores(row.parts) for row in rows)]
 
 
-# Lessons
-
-
 LEARNT = "lessons.safetensors"
 
 
@@ -436,9 +430,6 @@ def common(teacher: Any, model: Any) -> dict[str, Tensor]:
     }
 
 
-# Students
-
-
 def assemble(teacher: Any, config: BareConfig, taught: Mapping[Part, Mapping[str, Tensor]]) -> Any:
     """A student: what it has learnt, and all else from the teacher, with which it shares these tensors."""
     model = running.hollow(type(teacher), config)
@@ -479,9 +470,6 @@ def graduate(
     if tuning is not None:
         found["finetune"] = running.budget(tuning, saved(each.folder / "model"), data)
     return found
-
-
-# Which layers can go
 
 
 class Scores:
