@@ -233,6 +233,10 @@ class BareTrainer(Trainer):
             raise Diverged(f"{self.watch.label}: the loss is {found} at step {self.ledger.spent.steps + 1}; {where}")
         return loss
 
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        # Of gradients that are not clipped, `Trainer` would find the norm for its log, and multiply them all by 1.
+        return grad_norm
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The validation loss, recorded in `metrics.jsonl`."""
         loss = self.validate(self.model)
