@@ -68,7 +68,7 @@ from transformers import (
 )
 
 import bareformers
-from bareformers import run
+from bareformers import assessment, run_folder, variants
 from bareformers.data.examples import IGNORED, Examples
 from bareformers.data.tasks import TaskData
 from bareformers.errors import InputError
@@ -187,7 +187,7 @@ def version(package: str) -> str:
 def time_ours(data: TaskData, recipe: Recipe, options: argparse.Namespace) -> Speed:
     """The way `bareformers run` trains."""
     set_seed(options.seed)
-    model = run.MODELS[data.task](run.configure(recipe, recipe.baseline_name, data))
+    model = assessment.MODELS[data.task](variants.configure(recipe, recipe.baseline_name, data))
     counted, clock = Counted(data.collate), Clock(options.warmup, options.seconds)
     with tempfile.TemporaryDirectory() as folder:
         trainer = BareTrainer(
@@ -209,7 +209,7 @@ def time_ours(data: TaskData, recipe: Recipe, options: argparse.Namespace) -> Sp
 def time_marian(data: TaskData, recipe: Recipe, options: argparse.Namespace) -> Speed:
     """The way the documentation of `transformers` trains a translation model."""
     set_seed(options.seed)
-    tokenizer, same = data.tokenizer, run.configure(recipe, recipe.baseline_name, data)
+    tokenizer, same = data.tokenizer, variants.configure(recipe, recipe.baseline_name, data)
     model = MarianMTModel(
         MarianConfig(
             vocab_size=len(tokenizer),
@@ -276,7 +276,7 @@ def pairs(examples: Examples) -> list[tuple[list[int], list[int]]]:
 def time_joeynmt(data: TaskData, recipe: Recipe, options: argparse.Namespace) -> Speed:
     """`python -m joeynmt train` on a configuration in a temporary folder, stopped when its log shows enough steps."""
     versions = joeynmt_versions(options.python)
-    same = run.configure(recipe, recipe.baseline_name, data)
+    same = variants.configure(recipe, recipe.baseline_name, data)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_words(folder, "train", data.train)
@@ -452,7 +452,7 @@ def time_one(options: argparse.Namespace) -> int:
     try:
         with redirect_stdout(sys.stderr):
             recipe = read_recipe(options)
-            data = run.load_data(recipe.data, recipe.task)
+            data = run_folder.load_data(recipe.data, recipe.task)
             speed = TIMERS[options.peer.partition("-")[0]](data, recipe, options)
     except InputError as error:
         print(error, file=sys.stderr)

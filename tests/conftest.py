@@ -22,14 +22,14 @@ def pytest_collection_finish(session):
 @pytest.fixture
 def trained(monkeypatch):
     """The labels of what is trained from now on."""
-    from bareformers import run as running
+    from bareformers import execution
 
     labels = []
 
-    class Noting(running.BareTrainer):
+    class Noting(execution.BareTrainer):
         def fit(self):
             labels.append(self.watch.label)
             super().fit()
 
-    monkeypatch.setattr(running, "BareTrainer", Noting)
+    monkeypatch.setattr(execution, "BareTrainer", Noting)
     return labels

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from transformers import PreTrainedModel
 
-from bareformers import cli, registry
+from bareformers import cli, execution, registry
 from bareformers import run as running
 from bareformers.recipe import load
 from bareformers.training.trainer import is_whole
@@ -329,7 +329,7 @@ def test_ctrl_c_outside_of_training(documents, tmp_path, capsys, monkeypatch):
 
     words = ["run", documents, f"output={tmp_path / 'run'}"]
     with monkeypatch.context() as patch:
-        patch.setattr(running, "evaluate", interrupted)
+        patch.setattr(execution, "evaluate", interrupted)
         sentence = tiny.command(capsys, *words).sentence
     assert sentence == f"stopped; resume with: bareformers {shlex.join(map(str, words))}"
     monkeypatch.setattr(running, "load_data", interrupted)

@@ -8,7 +8,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from bareformers import distillation
+from bareformers import distillation, execution
 from bareformers import run as running
 from bareformers.errors import InputError, Interrupted
 from bareformers.recipe import load, load_distillation
@@ -260,13 +260,13 @@ def test_stopped_anywhere_it_ends_with_the_same_numbers(finished, recipe, tmp_pa
     """Among the lessons, and between them and the students."""
     overrides = (f"output={tmp_path / 'distilled'}", "seeds=[0]")
 
-    class Falling(running.BareTrainer):
+    class Falling(execution.BareTrainer):
         def __init__(self, *given, **options):
             super().__init__(*given, **options)
             self.add_callback(tiny.Fall(4))
 
     with monkeypatch.context() as patch:
-        patch.setattr(running, "BareTrainer", Falling)
+        patch.setattr(execution, "BareTrainer", Falling)
         with pytest.raises(tiny.Fall.Killed):
             carry_out(recipe, *overrides)
     assert list((tmp_path / "distilled/lessons/seed0/checkpoints").iterdir())

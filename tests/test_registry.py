@@ -6,7 +6,7 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-from bareformers import registry
+from bareformers import decoding, registry, run_folder
 from bareformers import run as running
 from bareformers.errors import InputError
 from bareformers.recipe import load
@@ -161,9 +161,9 @@ def test_a_plugin_needs_nothing_else(plugin, tmp_path):
 
     tiny.forget(registry.mixers, "previous_of_a_test")
     sys.modules.pop(plugin)
-    model, tokenizer = running.load_model(folder)  # imports the plugin that its recipe names
+    model, tokenizer = run_folder.load_model(folder)  # imports the plugin that its recipe names
     assert model.decoder.blocks[0].mixer.options.back == 2
-    assert running.generate(model, tokenizer, "the ", 4, 0.0, 0).startswith("the ")
+    assert decoding.generate(model, tokenizer, "the ", 4, 0.0, 0).startswith("the ")
 
 
 def test_a_plugin_is_gone_after_its_test():
@@ -176,5 +176,5 @@ def test_a_plugin_that_cannot_be_imported(tmp_path, monkeypatch, content):
     if content:
         (tmp_path / "broken_plugin.py").write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match="plugin 'broken_plugin' cannot be imported") as raised:
-        running.import_plugins(["broken_plugin"])
+        run_folder.import_plugins(["broken_plugin"])
     assert "\n" not in str(raised.value)

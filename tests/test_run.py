@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from bareformers import registry
+from bareformers import assessment, registry, run_folder
 from bareformers import run as running
 from bareformers.data.examples import chunks
 from bareformers.errors import InputError
@@ -144,7 +144,7 @@ def test_maps_are_not_of_the_scrap_that_ends_a_side(tmp_path):
     data = tiny.text_data(tmp_path)
     scraps = chunks([np.resize(np.arange(4, 300), 300)], 2, 100, np.ones(300, np.int64))
     assert scraps.lengths.tolist() == [100, 100, 100, 5]
-    arrays = running.draw(tiny.model(data, max_position_embeddings=100), replace(data, validation=scraps))
+    arrays = assessment.draw(tiny.model(data, max_position_embeddings=100), replace(data, validation=scraps))
     assert arrays["decoder/0"].shape == (2, 24, 24)
 
 
@@ -158,7 +158,7 @@ def test_what_is_said(finished):
 def test_validation_is_not_smoothed(finished):
     """The last row was recorded with the final weights."""
     folder = finished[0] / "average" / "seed1"
-    model, data, _ = running.reload(folder, [])
+    model, data, _ = run_folder.reload(folder, [])
     *_, last = (row for row in tiny.metrics(folder) if "validation_loss" in row)
     assert last["step"] == 12
     assert last["validation_loss"] == pytest.approx(tiny.validation_loss(model, data), rel=1e-5)
@@ -169,7 +169,7 @@ def test_scores_are_those_of_the_saved_model(tmp_path):
     path = tiny.language_modelling(tmp_path, "dot_product")
     carry_out(path, "training.precision=bf16", "training.budget.steps=4")
     folder = tmp_path / "run" / "dot_product" / "seed0"
-    scores, signature, *_ = running.evaluate(*running.reload(folder, []))
+    scores, signature, *_ = assessment.evaluate(*run_folder.reload(folder, []))
     recorded = RunResult.load(folder / "result.json")
     assert signature is None and set(scores) == set(recorded.quality)
     for name, measure in scores.items():
@@ -294,7 +294,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(recipe, tmp_path, trai
 
 def test_data_needs_a_name():
     with pytest.raises(InputError, match="data: a source is a name, or a mapping as in"):
-        running.load_data({"path": "x"}, Task())
+        run_folder.load_data({"path": "x"}, Task())
 
 
 def test_a_variant_that_diverges_stops_no_other(tmp_path):
@@ -332,9 +332,9 @@ def translated(tmp_path_factory):
 
 def test_the_length_ratio_of_the_data_is_in_the_config(translated):
     folder, _ = translated
-    model, _ = running.load_model(folder / tiny.VARIANTS[0] / "seed0")
+    model, _ = run_folder.load_model(folder / tiny.VARIANTS[0] / "seed0")
     said = (folder / tiny.VARIANTS[0] / "seed0" / "recipe.yaml").read_text(encoding="utf-8")
-    data = running.load_data(yaml.safe_load(said)["data"], Task(**yaml.safe_load(said)["task"]))
+    data = run_folder.load_data(yaml.safe_load(said)["data"], Task(**yaml.safe_load(said)["task"]))
     assert model.config.length_ratio == data.length_ratio != 1
 
 
@@ -422,8 +422,8 @@ def test_answers_stand_beside_the_right_ones(answered):
 
 def test_one_answer_a_sequence_is_exact_where_it_is_right():
     given = {"name": "associative_retrieval", **RETRIEVAL, "queries": 1}
-    data = running.load_data(given, Task(name="recall"))
-    scores, signature, outputs, remarks = running.evaluate(tiny.model(data), data, Evaluation().model_dump())
+    data = run_folder.load_data(given, Task(name="recall"))
+    scores, signature, outputs, remarks = assessment.evaluate(tiny.model(data), data, Evaluation().model_dump())
     assert set(scores) == {"accuracy", "loss"} and signature is None and not remarks
     assert len(outputs) == 6 and all(output.source.split().count("_") == 1 for output in outputs)
 

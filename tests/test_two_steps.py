@@ -10,6 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from bareformers import assessment, run_folder, variants
 from bareformers import distillation as distilling
 from bareformers import run as running
 from bareformers.errors import InputError
@@ -92,7 +93,7 @@ def test_what_is_measured_of_masked_language_models(masked, pretrained):
 def test_samples_of_masked_language_models(pretrained):
     found = samples(pretrained / "gaussian" / "seed0")
     assert found["kind"] == "filling" and len(found["samples"]) == 2
-    _, data, _ = running.reload(pretrained / "gaussian" / "seed0", [])
+    _, data, _ = run_folder.reload(pretrained / "gaussian" / "seed0", [])
     text = "".join(str(data.tokenizer.decode(row)) for row in (data.test.inputs[0], data.test.inputs[1]))
     first = found["samples"][0]
     assert (
@@ -111,10 +112,10 @@ def test_maps_of_an_encoder(pretrained):
 
 def test_a_saved_masked_language_model_scores_the_same(pretrained, capsys):
     run = pretrained / "average" / "seed0"
-    model, tokenizer = running.load_model(run)
+    model, tokenizer = run_folder.load_model(run)
     assert isinstance(model, BareForMaskedLM) and tokenizer.mask_token_id == 3
     recorded = RunResult.load(run / "result.json")
-    scores, signature, *_ = running.evaluate(*running.reload(run, []))
+    scores, signature, *_ = assessment.evaluate(*run_folder.reload(run, []))
     assert signature is None and {name: each.value for name, each in scores.items()} == pytest.approx(
         {name: each.value for name, each in recorded.quality.items()}, rel=1e-5
     )
@@ -206,7 +207,7 @@ def test_samples_and_maps_of_classifiers(tuned):
 
 def test_a_saved_classifier_knows_its_classes(tuned, capsys):
     run = tuned[0] / "scratch" / "seed0"
-    model, _ = running.load_model(run)
+    model, _ = run_folder.load_model(run)
     assert isinstance(model, BareForSequenceClassification) and model.config.classifier_pooling == "first"
     assert model.config.id2label == dict(enumerate(LABELS)) and model.config.label2id["stone"] == 2
     value = RunResult.load(run / "result.json").quality["accuracy"].value
@@ -228,14 +229,14 @@ def test_classifiers_start_from_the_weights_of_their_runs(tuned, pretrained):
         ("scratch", "dot_product", False),
     ):
         runs = folder / variant / "seed0", pretrained / source / "seed0"
-        (one, our_tokenizer), (other, their_tokenizer) = map(running.load_model, runs)
+        (one, our_tokenizer), (other, their_tokenizer) = map(run_folder.load_model, runs)
         ours, theirs = one.encoder.state_dict(), other.encoder.state_dict()
         near = [torch.allclose(ours[name], theirs[name], rtol=0, atol=1e-8) for name in theirs]
         assert set(ours) == set(theirs) and (all(near) if kept else not all(near))
         assert our_tokenizer.get_vocab() == their_tokenizer.get_vocab()
         log = (folder / variant / "seed0" / "log.txt").read_text(encoding="utf-8")
         assert (f"; weights of {runs[1]}" in log) is kept
-    assert running.load_model(folder / "average" / "seed0")[0].config.dropout == 0.1
+    assert run_folder.load_model(folder / "average" / "seed0")[0].config.dropout == 0.1
 
 
 def test_a_tuned_run_goes_on_and_keeps_to_its_start(tuned, recipe, pretrained):
@@ -253,7 +254,7 @@ def test_what_starts_learns_with_the_rest(recipe, pretrained, tmp_path):
     """At a rate that moves weights, those of the stack move too."""
     carry_out(recipe, "training.learning_rate=0.01", "training.budget.steps=4", f"output={tmp_path / 'run'}")
     runs = tmp_path / "run" / "dot_product" / "seed0", pretrained / "dot_product" / "seed0"
-    ours, theirs = (dict(running.load_model(run)[0].encoder.named_parameters()) for run in runs)
+    ours, theirs = (dict(run_folder.load_model(run)[0].encoder.named_parameters()) for run in runs)
     moved = [not torch.equal(ours[name], theirs[name]) for name in ours]
     assert sum(moved) > len(moved) / 2
 
@@ -272,7 +273,7 @@ def test_without_a_start_a_classifier_has_a_tokenizer_of_its_own(tmp_path):
     path = tiny.classification(tmp_path, "average")
     comparison, said = carry_out(path, "training.budget.steps=1", "model.classifier_pooling=last")
     assert not any("that this starts from" in sentence for sentence in said)
-    model, tokenizer = running.load_model(tmp_path / "run" / "average" / "seed0")
+    model, tokenizer = run_folder.load_model(tmp_path / "run" / "average" / "seed0")
     assert len(tokenizer) == 300 and model.config.num_labels == 3
 
 
@@ -306,7 +307,7 @@ def test_a_start_that_cannot_be(recipe, tmp_path, override, words):
 def test_what_agrees_may_be_said_again(recipe, tmp_path):
     words = ("model.hidden_size=16", "variants.average.mixer=average", "model.position_embedding=sinusoidal")
     loaded = load(recipe, [*words, f"output={tmp_path}"])
-    data = running.load_data(loaded.data, loaded.task, running.common_tokenizer(loaded))
+    data = run_folder.load_data(loaded.data, loaded.task, variants.common_tokenizer(loaded))
     assert len(running.expand(loaded, data)) == 3
 
 

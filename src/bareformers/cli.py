@@ -153,12 +153,12 @@ def evaluate(
 ) -> None:
     """Score a trained run again, on its own test side or on another."""
     quiet()
-    from bareformers import run as running
+    from bareformers import assessment, run_folder
 
-    model, data, settings = running.reload(folder, overrides or [])
+    model, data, settings = run_folder.reload(folder, overrides or [])
     for note in data.notes:
         print(note, file=sys.stderr)
-    scores, signature, _, remarks = running.evaluate(model, data, settings)
+    scores, signature, _, remarks = assessment.evaluate(model, data, settings)
     for remark in remarks:
         print(remark, file=sys.stderr)
     for name, measure in scores.items():
@@ -178,14 +178,14 @@ def translate(
 ) -> None:
     """Translate standard input, line by line."""
     quiet()
-    from bareformers import run as running
+    from bareformers import decoding, run_folder
 
-    model, tokenizer = running.load_model(folder)
+    model, tokenizer = run_folder.load_model(folder)
     if not model.config.is_encoder_decoder:
         what = ("a language model", "generate") if model.can_generate() else ("a model that reads only", "evaluate")
         raise InputError(f"{folder} holds {what[0]}, which does not translate; use `bareformers {what[1]}`")
-    settings = running.settings_of(folder)
-    for line in running.translate(
+    settings = run_folder.settings_of(folder)
+    for line in decoding.translate(
         model, tokenizer, read_lines(), beams or settings["beams"], settings["length_penalty"]
     ):
         print(line, flush=True)
@@ -202,13 +202,13 @@ def generate(
 ) -> None:
     """Continue a prompt with a language model."""
     quiet()
-    from bareformers import run as running
+    from bareformers import decoding, run_folder
 
-    model, tokenizer = running.load_model(folder)
+    model, tokenizer = run_folder.load_model(folder)
     if model.config.is_encoder_decoder:
         raise InputError(f"{folder} holds a translation model; use `bareformers translate`")
     text = prompt if prompt is not None else "\n".join(read_lines())
-    print(running.generate(model, tokenizer, text, tokens, temperature, seed))
+    print(decoding.generate(model, tokenizer, text, tokens, temperature, seed))
 
 
 @app.command()
@@ -290,9 +290,9 @@ def bench(
     from bareformers.report.benchmark import tables
 
     if plugin:
-        from bareformers import run as running
+        from bareformers import run_folder
 
-        running.import_plugins(plugin)
+        run_folder.import_plugins(plugin)
     if mixers is None:
         mixers = benching.ALL if blocks is None else benching.BASELINES["mixer"]
     given = {

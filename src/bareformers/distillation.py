@@ -20,8 +20,7 @@ from typing import Any, NamedTuple, cast
 from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
-from bareformers import registry
-from bareformers import run as running
+from bareformers import execution, registry, run_folder
 from bareformers.assessment import ASSESSMENTS, MODELS, evaluate, is_causal, mixers_of, padded
 from bareformers.data.examples import IGNORED
 from bareformers.data.tasks import TaskData
@@ -32,7 +31,7 @@ from bareformers.models import BareConfig
 from bareformers.recipe import Distillation, Task, validated
 from bareformers.report.layers import LayerStudy, Order, Replaced, Role
 from bareformers.report.result import Comparison, Measure, RunResult, write_whole
-from bareformers.run import Log, Run
+from bareformers.run_folder import Log, Run
 from bareformers.training.distill import Grade, Lesson, Lessons, examine
 from bareformers.training.ledger import Ledger, Spent, save, saved
 from bareformers.training.objectives import Imitated, Imitation
@@ -113,7 +112,7 @@ def distill(recipe: Distillation, command: str, log: Log = print) -> Comparison:
         command: what the user typed, for the report and for resuming.
         log: takes sentences about what is going on.
     """
-    running.import_plugins(recipe.plugins)
+    run_folder.import_plugins(recipe.plugins)
     teacher = load_teacher(recipe)
     data = teacher.data
     for note in data.notes:
@@ -123,23 +122,23 @@ def distill(recipe: Distillation, command: str, log: Log = print) -> Comparison:
         raise InputError("match_maps would do nothing: no student learns a map where the teacher has one; leave it out")
     first, plans = planned(recipe, teacher, students)
     runs = [first, *(each for plan in plans for each in plan.students.values())]
-    running.claim(recipe, {"teacher": recipe.teacher}, [*(plan.lessons for plan in plans), *runs])
+    run_folder.claim(recipe, {"teacher": recipe.teacher}, [*(plan.lessons for plan in plans), *runs])
     rows = [row for student in students for row in rows_of(student, recipe.orders)]
-    with running.resumable(command):
-        running.carry_out(first, data, log, partial(copied, teacher))
+    with execution.resumable(command):
+        execution.carry_out(first, data, log, partial(copied, teacher))
         graded = [carry_out(plan, recipe, teacher, rows, log) for plan in plans]
         there = recipe.folder / "layers.json"
         if rows:
             study(teacher, rows, graded).save(there)
         else:
             there.unlink(missing_ok=True)
-        return running.compare(recipe, runs, data, command, log)
+        return execution.compare(recipe, runs, data, command, log)
 
 
 def load_teacher(recipe: Distillation) -> Teacher:
     """The teacher of a recipe, frozen, and its data; an `InputError` where the two do not go together."""
     folder = Path(recipe.teacher).expanduser()
-    model, tokenizer = running.load_model(folder)
+    model, tokenizer = run_folder.load_model(folder)
     if not isinstance(model.config, BareConfig):
         raise InputError(
             f"the teacher in {folder} is a {type(model).__name__}, and students take over parts of models of "
@@ -151,7 +150,7 @@ def load_teacher(recipe: Distillation) -> Teacher:
             f"can be taken over; train one with block: pre_ln or post_ln"
         )
     there = folder / "recipe.yaml"
-    own = running.read_yaml(there) if there.exists() else {}
+    own = run_folder.read_yaml(there) if there.exists() else {}
     source, asked = laid_over(own.get("data"), recipe.data), laid_over(own.get("task"), recipe.task)
     if not (source and asked):
         missing = "task" if source else "data"
@@ -168,7 +167,7 @@ def load_teacher(recipe: Distillation) -> Teacher:
         )
     if task.max_length > (limit := model.config.max_position_embeddings):
         raise InputError(f"task.max_length {task.max_length} is more than the {limit} positions of the teacher")
-    data = running.load_data(source, task, tokenizer)
+    data = run_folder.load_data(source, task, tokenizer)
     known = tuple(map(str, (model.config.id2label or {}).values()))
     if data.labels and known != data.labels:
         raise InputError(f"the teacher knows the classes {', '.join(known)}, and the data has {', '.join(data.labels)}")
@@ -216,7 +215,7 @@ def enrol(name: str, given: dict[str, Any], teacher: Teacher) -> Student:
         raise InputError(f"student {name!r} takes nothing over; write one of {', '.join(keys)}")
     try:
         config = BareConfig.from_dict({**teacher.model.config.to_dict(), **given})
-        model = running.hollow(type(teacher.model), config)
+        model = execution.hollow(type(teacher.model), config)
         places = [Part(role, layer, "") for role in teacher.roles for layer in range(config.num_layers(role))]
         parts = [
             place._replace(spec=json.dumps(config.mixer_spec(place.role, place.layer), sort_keys=True))
@@ -298,7 +297,7 @@ def carry_out(
     spent = saved(plan.lessons.folder)
     for student, each in plan.students.items():
         learnt = {part: taught[part] for part in student.parts}
-        running.carry_out(each, data, log, partial(graduate, recipe, teacher, learnt, spent))
+        execution.carry_out(each, data, log, partial(graduate, recipe, teacher, learnt, spent))
     if not rows:
         return []
     log(f"seed {plan.lessons.seed}: which layers can go")
@@ -345,9 +344,9 @@ def learn(plan: Plan, recipe: Distillation, teacher: Teacher, note: Log) -> None
         part = parts[int(found[1])]
         return f"{json.loads(part.spec)['name']} ({part.role}, layer {part.layer})"
 
-    trainer = running.trainer_of(each, lessons, data, validate, Imitated())
+    trainer = execution.trainer_of(each, lessons, data, validate, Imitated())
     try:
-        running.learn(trainer, data, note)
+        execution.learn(trainer, data, note)
     except Diverged as error:
         said = re.sub(r"students\.(\d+)", named, str(error))
         advice = f"write a smaller training.learning_rate and output=<another folder>, or remove {recipe.folder}"
@@ -390,7 +389,7 @@ def beginner(teacher: Any, role: str, spec: str, seed: int) -> Any:
     """The teacher with fresh mixers in one role, but for their tensors that the teacher's have too."""
     config = with_parts(teacher.config, [Part(role, layer, spec) for layer in range(teacher.config.num_layers(role))])
     config.attention_dropout = 0.0  # each draw would depend on who else learns
-    model = running.fresh(type(teacher), config, seed, None)
+    model = execution.fresh(type(teacher), config, seed, None)
     model.load_state_dict(common(teacher, model), strict=False)
     return model
 
@@ -398,10 +397,10 @@ def beginner(teacher: Any, role: str, spec: str, seed: int) -> Any:
 def lesson(block: Any, mixer: Any, student: Any, match_maps: float) -> Lesson:
     """What `student` learns in `block`, of whose mixer it takes the place."""
     if student.part == "block":
-        return Lesson(student, block, None, (block, "output"))
+        return Lesson(student, block, mixer, (block, "output"))
     if student.part == "mixer+residual":
         return Lesson(
-            student, block, None, (block.ffn_norm, "input") if block.norms_inputs else (block.mixer_norm, "output")
+            student, block, mixer, (block.ffn_norm, "input") if block.norms_inputs else (block.mixer_norm, "output")
         )
     weight = match_maps if can_match(mixer, student) else 0.0
     if not (hasattr(mixer, "output") and hasattr(student, "output")):
@@ -432,7 +431,7 @@ def common(teacher: Any, model: Any) -> dict[str, Tensor]:
 
 def assemble(teacher: Any, config: BareConfig, taught: Mapping[Part, Mapping[str, Tensor]]) -> Any:
     """A student: what it has learnt, and all else from the teacher, with which it shares these tensors."""
-    model = running.hollow(type(teacher), config)
+    model = execution.hollow(type(teacher), config)
     learnt = {f"{part.path}.{name}": tensor for part, state in taught.items() for name, tensor in state.items()}
     model.load_state_dict(common(teacher, model) | learnt, assign=True)
     model.tie_weights()
@@ -441,7 +440,7 @@ def assemble(teacher: Any, config: BareConfig, taught: Mapping[Part, Mapping[str
 
 def copied(teacher: Teacher, each: Run, data: TaskData, note: Log) -> dict[str, Any]:
     """Put the teacher beside its students."""
-    running.save_model(each.folder / "model", teacher.model, data, teacher.spent)
+    run_folder.save_model(each.folder / "model", teacher.model, data, teacher.spent)
     return teacher.budget
 
 
@@ -450,10 +449,10 @@ def graduate(
 ) -> dict[str, Any]:
     """Make a student a model, and train it whole where the recipe says so; returns its budget."""
     tuning = recipe.finetune
-    if not running.is_trained(each):
+    if not run_folder.is_trained(each):
         model = assemble(teacher.model, each.config, taught)
         if tuning is None:
-            running.save_model(each.folder / "model", model, data, spent)
+            run_folder.save_model(each.folder / "model", model, data, spent)
         else:
             model = copy.deepcopy(model)
             if tuning.only_replaced:
@@ -465,10 +464,10 @@ def graduate(
                 objective = Imitation(
                     teacher.model, is_causal(data), tuning.logits, tuning.temperature, tuning.label_smoothing
                 )
-            running.fit(replace(each, training=tuning), model, data, note, objective)
-    found = running.budget(recipe.training, spent, data)
+            execution.fit(replace(each, training=tuning), model, data, note, objective)
+    found = execution.budget(recipe.training, spent, data)
     if tuning is not None:
-        found["finetune"] = running.budget(tuning, saved(each.folder / "model"), data)
+        found["finetune"] = execution.budget(tuning, saved(each.folder / "model"), data)
     return found
 
 

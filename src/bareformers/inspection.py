@@ -18,7 +18,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from bareformers import run as running
+from bareformers import execution, run_folder
 from bareformers.assessment import draw
 from bareformers.data.corpus import read_lines, read_text
 from bareformers.data.examples import IGNORED
@@ -62,11 +62,11 @@ def of_run(folder: Path, text: Path | None) -> Inspection:
     """A finished run on the validation side of its own data, and the same model with the weights that it began with."""
     if text is not None:
         raise InputError(f"{folder} is a run folder, which brings its own data; leave --text out")
-    model, data, _ = running.reload(folder, [])
+    model, data, _ = run_folder.reload(folder, [])
     batch = fixed_batch(data.validation, data.collate)
     notes = [f"The signal is that of {_counted(batch)} of the validation side."]
     stages = {AFTER: model}
-    resolved = running.read_yaml(folder / "recipe.yaml")
+    resolved = run_folder.read_yaml(folder / "recipe.yaml")
     start = Start(**resolved["start_from"]) if resolved.get("start_from") else None
     if "teacher" in resolved and resolved["variant"] == "teacher":
         notes.append(f"It is a copy of {resolved['teacher']}, from which the others were distilled.")
@@ -75,7 +75,7 @@ def of_run(folder: Path, text: Path | None) -> Inspection:
     elif start is not None and start.weights and not start.folder.is_dir():
         notes.append(f"It began with the weights of {start.run}, which are not there any more.")
     else:
-        fresh = running.fresh(type(model), copy.deepcopy(model.config), resolved["seed"], start).eval()
+        fresh = execution.fresh(type(model), copy.deepcopy(model.config), resolved["seed"], start).eval()
         if start is not None and start.weights:
             notes.append(f"It began with the weights of {start.run}.")
         stages = {BEFORE: fresh, **stages}
@@ -98,7 +98,7 @@ def of_model(target: str, text: Path | None) -> Inspection:
     config = _loaded(AutoConfig, target)
     if text is None:
         raise InputError(f"{target} is a model without data of its own; write --text <a file that it is to read>")
-    auto = running.auto_class(config)
+    auto = run_folder.auto_class(config)
     # Fused attention leaves no maps.
     model = _loaded(auto, target, attn_implementation="eager", dtype=torch.float32).eval()
     tokenizer = _loaded(AutoTokenizer, target)

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bareformers.mixers.base import at_least_float32
+from bareformers.mixers.base import TokenMixer, at_least_float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,17 +20,17 @@ class Lesson:
 
     Attributes:
         student: a mixer; what it returns is compared with the target.
-        block: the teacher's layer, of whose padding what is not real is left out.
-        mixer: the teacher's, with whose inputs the student is called; None where the student stands for more than the
-            mixer, and is given the stream of the block.
+        block: the teacher's layer, whose first input is the stream: what the student is given where it stands for more
+            than the mixer.
+        mixer: the teacher's, in that layer; the student is called with its inputs else, and always with its mask.
         target: the module of the block that shows what is to be learnt, and whether as what goes in or as what comes
             out of it.
         match_maps: weight of the squared difference of the maps of mixer and student.
     """
 
-    student: nn.Module
+    student: TokenMixer
     block: nn.Module
-    mixer: nn.Module | None
+    mixer: nn.Module
     target: tuple[nn.Module, Literal["input", "output"]]
     match_maps: float = 0.0
 
@@ -44,27 +44,25 @@ class Lesson:
             seen["target"] = shown[0] if isinstance(shown, tuple) else shown
 
         def see_call(module: nn.Module, given: tuple[Any, ...], options: dict[str, Any], result: Any) -> None:
-            seen["call"], seen["context"], seen["map"] = given, options["context"], result[1]
+            seen["x"], seen["mask"] = given
+            seen["context"], seen["map"] = options["context"], result[1]
 
         def learn(module: nn.Module, given: tuple[Any, ...], result: Any) -> None:
-            stream, signals = given
-            x, mask = seen.get("call", (stream, signals.mask))
-            keep = None if signals.mask.keep is None else signals.mask.keep[:, signals.mask.offset :]
+            x = seen["x"] if self.student.part in ("mixer", "head") else given[0]
             with torch.set_grad_enabled(learns):
-                y, weights = self.student(x, mask, context=seen.get("context"), want_weights=self.match_maps > 0)
-                tell(self.errors(y, weights, seen["target"], seen.get("map"), keep))
+                y, weights = self.student(x, seen["mask"], context=seen["context"], want_weights=self.match_maps > 0)
+                tell(self.errors(y, weights, seen["target"], seen["map"], seen["mask"].query_keep))
             seen.clear()
 
         module, side = self.target
         hook = module.register_forward_pre_hook if side == "input" else module.register_forward_hook
         yield hook(see_target)
-        if self.mixer is not None:
-            yield self.mixer.register_forward_hook(see_call, with_kwargs=True)
-            if self.match_maps:
-                ask = {"want_weights": True}
-                yield self.mixer.register_forward_pre_hook(
-                    lambda module, given, options: (given, options | ask), with_kwargs=True
-                )
+        yield self.mixer.register_forward_hook(see_call, with_kwargs=True)
+        if self.match_maps:
+            ask = {"want_weights": True}
+            yield self.mixer.register_forward_pre_hook(
+                lambda module, given, options: (given, options | ask), with_kwargs=True
+            )
         yield self.block.register_forward_hook(learn)
 
     def errors(

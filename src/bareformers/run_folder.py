@@ -1,0 +1,259 @@
+"""A run's folder: whose it is, what it holds, and how it is read again."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+from pydantic import BaseModel
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
+from bareformers import registry
+from bareformers.data.tasks import TaskData, prepare
+from bareformers.errors import InputError
+from bareformers.measure import environment
+from bareformers.models import BareConfig
+from bareformers.recipe import Evaluation, Finetune, Start, Study, Task, Training, validated
+from bareformers.report.result import write_whole
+from bareformers.training.ledger import Ledger, Spent, save
+
+UNTRAINED = ("variant", "seed", "plugins", "evaluation")  # what a run's recipe says that weights do not depend on
+
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One variant with one seed, and the folder it lives in."""
+
+    variant: str
+    seed: int
+    folder: Path
+    config: BareConfig
+    size: int  # parameters
+    training: Training
+    start: Start | None
+    recipe: dict[str, Any]
+    outcome: str = "result.json"  # the file that is written last
+    floor: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"{self.variant} seed {self.seed}"
+
+    @property
+    def result_file(self) -> Path:
+        return self.folder / self.outcome
+
+    def begin(self, log: Log) -> Log:
+        """Write down what it is trained on; returns what takes sentences for `log` and for the run's own."""
+        if not is_trained(self):
+            described = environment.describe(self.training.precision)
+            write_whole(self.folder / "environment.json", json.dumps(described, indent=1) + "\n")
+
+        def note(sentence: str) -> None:
+            log(f"{self.label}: {sentence}")
+            with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+                file.write(sentence + "\n")
+
+        return note
+
+
+def claim(recipe: Study, shared: dict[str, Any], runs: Sequence[Run]) -> None:
+    """Make the folders, or go on in those that are there; what belongs to another recipe is refused.
+
+    Args:
+        shared: the sections of the recipe that all runs have in common.
+    """
+    refuse_other(recipe.folder, shared, f"write output=<another folder>, another name, or remove {recipe.folder}")
+    for each in runs:
+        advice = f"write output=<another folder>, or remove {each.folder} to train it again"
+        sections = {key: each.recipe[key] for key in each.recipe if key not in UNTRAINED}
+        refuse_other(each.folder, sections, advice)
+    unfinished = [each for each in runs if not each.result_file.exists()]
+    # A model in float32 for each run; while one trains, checkpoints with two moments beside each weight.
+    kept = [4 * each.size for each in unfinished]
+    needed = sum(kept) + max(
+        (12 * each.size * (each.training.average_checkpoints + 2) for each in unfinished), default=0
+    )
+    recipe.folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(recipe.folder).free
+    if free < needed:
+        raise InputError(
+            f"{recipe.folder} has {free / 1e6:,.0f} MB free and this comparison may need {needed / 1e6:,.0f} MB; "
+            f"free some, or write output=<a folder elsewhere>"
+        )
+    write_whole(recipe.folder / "recipe.yaml", recipe.dump())
+    for each in runs:
+        settings = each.recipe.get("evaluation")
+        if each.result_file.exists() and read_yaml(each.folder / "recipe.yaml").get("evaluation") != settings:
+            each.result_file.unlink()  # trained already, but to be evaluated in another way
+        write_whole(each.folder / "recipe.yaml", yaml.safe_dump(each.recipe, sort_keys=False, allow_unicode=True))
+
+
+def is_trained(each: Run) -> bool:
+    """Whether the model of a run is there, whole."""
+    return (each.folder / "model" / Ledger.FILE).exists()
+
+
+def refuse_other(folder: Path, expected: dict[str, Any], advice: str) -> None:
+    """An `InputError` where `folder` holds something else than what a recipe with these sections would write."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; {advice}")
+    there = folder / "recipe.yaml"
+    if not there.exists():
+        if folder.is_dir() and any(path.is_file() for path in folder.iterdir()):
+            raise InputError(f"{folder} holds files of something else; {advice}")
+        return
+    found = read_yaml(there)
+    for section, wanted in expected.items():
+        if key := first_difference(with_defaults(section, found.get(section)), wanted, section):
+            raise InputError(f"{folder} belongs to another recipe: {key} differs; {advice}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping that we wrote; a damaged file is an `InputError`."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is damaged: it holds no recipe")
+    return found
+
+
+def with_defaults(section: str, found: Any) -> Any:
+    """A section as a folder holds it; keys that are newer than the folder have their defaults."""
+    known: dict[str, type[BaseModel]] = {"task": Task, "training": Training, "finetune": Finetune}
+    cls = known.get(section)
+    if cls is None or not isinstance(found, dict):
+        return found
+    return {**{name: field.default for name, field in cls.model_fields.items() if not field.is_required()}, **found}
+
+
+def first_difference(one: Any, other: Any, path: str) -> str | None:
+    """Where two resolved recipes differ, as a dotted key."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in [*one, *(key for key in other if key not in one)]:
+            if key not in one or key not in other:
+                return f"{path}.{key}"
+            if found := first_difference(one[key], other[key], f"{path}.{key}"):
+                return found
+        return None
+    return None if json.dumps(one, default=str) == json.dumps(other, default=str) else path
+
+
+def save_model(folder: Path, model: Any, data: TaskData, spent: Spent) -> None:
+    """A trained model with its tokenizer and, last, what it took."""
+    model.save_pretrained(folder)
+    data.tokenizer.save_pretrained(folder)
+    save(spent, folder)
+
+
+def load_model(folder: Path) -> tuple[Any, Any]:
+    """Model and tokenizer of a run folder (or of the `model` folder inside), ready for inference."""
+    if not folder.is_dir():
+        raise InputError(f"there is no run folder {folder}")
+    there = folder / "model" if (folder / "model").is_dir() else folder
+    if not (there / "config.json").exists():
+        if inside := sorted(path.parent.relative_to(folder) for path in folder.glob("*/seed*/model")):
+            raise InputError(f"{folder} holds {len(inside)} runs; name one of them, such as {folder / inside[0]}")
+        raise InputError(f"{folder} holds no trained model; it is written once a run has finished")
+    if (folder / "recipe.yaml").exists():
+        import_plugins(read_yaml(folder / "recipe.yaml").get("plugins") or [])
+    try:
+        auto = auto_class(AutoConfig.from_pretrained(there))
+        model, loaded = auto.from_pretrained(there, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(there)
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        raise InputError(f"the model in {there} is damaged or incomplete: {' '.join(str(error).split())}") from error
+    for kind, said in (("missing_keys", "its tensors lack"), ("unexpected_keys", "config.json has no place for")):
+        if names := sorted(loaded[kind]):
+            more = f" and {len(names) - 1} more" if names[1:] else ""
+            raise InputError(f"the model in {there} is damaged or incomplete: {said} {names[0]}{more}")
+    return model.eval(), tokenizer
+
+
+def auto_class(config: Any) -> Any:
+    """The class to load a model with: with its head, where that is one of a language model or of a classifier."""
+    name = (config.architectures or [""])[0]
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    heads = {
+        "MaskedLM": AutoModelForMaskedLM,
+        "CausalLM": AutoModelForCausalLM,
+        "LMHead": AutoModelForCausalLM,
+        "SequenceClassification": AutoModelForSequenceClassification,
+    }
+    return next((auto for part, auto in heads.items() if part in name), AutoModel)
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """The evaluation settings that a run was made with; the defaults where only a model is there."""
+    there = folder / "recipe.yaml"
+    found = read_yaml(there).get("evaluation", {}) if there.exists() else {}
+    return validated(Evaluation, found, str(there)).model_dump()
+
+
+def reload(folder: Path, overrides: Sequence[str]) -> tuple[Any, TaskData, dict[str, Any]]:
+    """Model, data and evaluation settings of a finished run; `overrides` change `data.*` and `evaluation.*`."""
+    model, tokenizer = load_model(folder)
+    there = folder / "recipe.yaml"
+    if not there.exists():
+        raise InputError(f"{folder} has no recipe.yaml, so its data is not known; name a run folder")
+    resolved = read_yaml(there)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        section, _, name = key.partition(".")
+        if section not in ("data", "evaluation") or not name or not value:
+            raise InputError(
+                f"{override!r} changes nothing that is evaluated; write data.<key>=... or evaluation.<key>=..."
+            )
+        try:
+            resolved[section][name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"{override!r} cannot be read: {' '.join(str(error).split())}") from error
+    settings = validated(Evaluation, resolved["evaluation"], "evaluation").model_dump()
+    return model, load_data(resolved["data"], validated(Task, resolved["task"], str(there)), tokenizer), settings
+
+
+def load_data(section: dict[str, Any], task: Task, tokenizer: Any = None) -> TaskData:
+    """Read the corpus that the data section of a recipe names, and prepare its task."""
+    _, source = registry.sources.parse(section, "data")
+    return prepare(
+        source.load(),
+        task.name,
+        task.vocab_size,
+        task.max_length,
+        task.too_long,
+        tokenizer=tokenizer,
+        mask_share=task.mask_share,
+    )
+
+
+def import_plugins(modules: Sequence[str]) -> None:
+    """Import the modules that register mixers, blocks and sources of the user's own, from the current folder too."""
+    if modules and "" not in sys.path:
+        sys.path.insert(0, "")
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise InputError(f"plugin {module!r} cannot be imported: {error}") from error
