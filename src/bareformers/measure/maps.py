@@ -95,11 +95,13 @@ def jacobian_norms(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     maps and norms. A gradient for every number of y is computed, many at once.
     """
     x = read_by(args, kwargs).detach().requires_grad_()
+    if kwargs.get("context") is None:
+        args = (x, *args[1:])
+    else:
+        kwargs = {**kwargs, "context": x}
+    frozen = {name: parameter.detach() for name, parameter in module.named_parameters()}
     with torch.enable_grad():
-        if kwargs.get("context") is None:
-            y = module(x, *args[1:], **kwargs)[0]
-        else:
-            y = module(*args, **{**kwargs, "context": x})[0]
+        y = torch.func.functional_call(module, frozen, args, kwargs)[0]
     _, length, width = y.shape
 
     def gradient(probe: Tensor) -> Tensor:

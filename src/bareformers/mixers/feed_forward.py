@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import initialization as init
 
@@ -165,13 +166,17 @@ class Reading(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         (gradient,), saved = gradients, ctx.saved_tensors
         rows, rest, low = (each.to(gradient.dtype) for each in saved)
         of_last = gradient[:, rows.shape[1] - rest.shape[1] :]
         of_rows = gradient @ low[:, : rows.shape[2]].transpose(1, 2)
         of_rest = (low[:, rows.shape[2] :] @ of_last.transpose(1, 2)).transpose(1, 2)
-        return of_rows, of_rest, one_below_another(saved[2], (rows, gradient), (rest, of_last))
+        of_weight = None
+        if ctx.needs_input_grad[2]:
+            of_weight = one_below_another(saved[2], (rows, gradient), (rest, of_last))
+        return of_rows, of_rest, of_weight
 
 
 class Writing(torch.autograd.Function):
@@ -183,17 +188,23 @@ class Writing(torch.autograd.Function):
         return hidden @ weight[:, :size].transpose(1, 2)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
         (gradient,), saved = gradients, ctx.saved_tensors
         hidden, low = (each.to(gradient.dtype) for each in saved)
-        nothing = gradient.new_empty(len(low), 0, low.shape[1] - gradient.shape[2])
-        of_weight = one_below_another(saved[1], (gradient, hidden), (nothing, hidden[:, :0]))
+        of_weight = None
+        if ctx.needs_input_grad[1]:
+            nothing = gradient.new_empty(len(low), 0, low.shape[1] - gradient.shape[2])
+            of_weight = one_below_another(saved[1], (gradient, hidden), (nothing, hidden[:, :0]))
         return gradient @ low[:, : gradient.shape[2]], of_weight, None
 
 
 def one_below_another(weight: Tensor, *pairs: tuple[Tensor, Tensor]) -> Tensor:
     """The products a^T b of [nets, R, n] and [nets, R, width] below one another, of the shape of `weight`."""
-    return torch.cat([a.transpose(1, 2) @ b for a, b in pairs], 1).to(weight.dtype)
+    found = pairs[0][0].new_empty(weight.shape)
+    for (a, b), rows in zip(pairs, found.split([a.shape[2] for a, _ in pairs], 1), strict=True):
+        torch.bmm(a.transpose(1, 2), b, out=rows)
+    return found.to(weight.dtype)
 
 
 def wants_gradient() -> bool:
