@@ -319,7 +319,7 @@ def test_a_map_is_drawn_pixel_by_pixel():
     data = base64.b64decode(re.search(r"base64,([^\"]+)", figure.layers[0].cells[0])[1])
     start = data.index(b"IDAT") + 4
     size = int.from_bytes(data[start - 8 : start - 4], "big")
-    assert list(zlib.decompress(data[start : start + size])) == [0, 127, 0, 64 + 128]
+    assert list(zlib.decompress(data[start : start + size])) == [0, 31, 0, 16 + 32]
 
 
 def pixels_of(cell):
@@ -333,7 +333,7 @@ def pixels_of(cell):
 def test_a_jacobian_is_drawn_as_shares_of_its_rows_and_says_so():
     norms = {"decoder/0": np.array([[[6.0, 2.0], [0.0, 0.0]]]), "decoder/0/kind": np.array("jacobian")}
     (figure,) = maps.draw({"a": norms, "b": {"decoder/0": np.full((1, 2, 2), 0.25)}})
-    assert pixels_of(figure.layers[0].cells[0]) == [0, 110, 64, 0, 0, 0]
+    assert pixels_of(figure.layers[0].cells[0]) == [0, 27, 16, 0, 0, 0]
     assert figure.has_jacobian
     for ours, theirs in (figure.means, figure.layers[0].cells):
         assert "Jacobian norm" in ours and "Jacobian norm" not in theirs

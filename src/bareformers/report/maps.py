@@ -48,6 +48,8 @@ LABELLED = 26
 JACOBIAN = '<small class="missing">Jacobian norm</small>'
 _LARGEST = 64
 _PIXELS = 900_000
+_STEPS = 32  # of opacity
+_INKS = ((0x1F, 0x7A, 0xC4), (0xD5, 0x62, 0x10))  # of positive and of negative weights
 
 
 def draw(found: Mapping[str, Mapping[str, NDArray[Any]]]) -> list[MapFigure]:
@@ -200,18 +202,20 @@ def _png(weights: NDArray[Any]) -> str:
     """A map as a PNG of one pixel per weight, as a data URI: one ink for positive and one for negative weights.
 
     The weight is in the opacity, so that the same image reads on light and on dark paper. Opacity is the square root
-    of the weight: attention over twenty positions would hardly show otherwise.
+    of the weight: attention over twenty positions would hardly show otherwise. It has few steps, since a report has
+    hundreds of maps, and most of the bytes of a small one would be its palette.
     """
     weights = np.nan_to_num(weights)
-    level = np.rint(127 * np.sqrt(np.clip(np.abs(weights), 0, 1))).astype(np.uint8)
-    pixels = np.where(weights < 0, level + 128, level).astype(np.uint8)
+    level = np.rint((_STEPS - 1) * np.sqrt(np.clip(np.abs(weights), 0, 1))).astype(np.uint8)
+    pixels = np.where(weights < 0, level + _STEPS, level).astype(np.uint8)
+    signs = 1 + bool((weights < 0).any())
     rows, columns = pixels.shape
     body = b"".join(b"\0" + row.tobytes() for row in pixels)
-    opacity = bytes(2 * index for index in range(128))
+    opacity = bytes(255 * step // (_STEPS - 1) for step in range(_STEPS))
     chunks = (
         (b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 3, 0, 0, 0)),
-        (b"PLTE", bytes((0x1F, 0x7A, 0xC4)) * 128 + bytes((0xD5, 0x62, 0x10)) * 128),
-        (b"tRNS", opacity + opacity),
+        (b"PLTE", b"".join(bytes(ink) * _STEPS for ink in _INKS[:signs])),
+        (b"tRNS", opacity * signs),
         (b"IDAT", zlib.compress(body, 9)),
         (b"IEND", b""),
     )
