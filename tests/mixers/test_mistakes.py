@@ -21,6 +21,13 @@ MISTAKES = [
     ({"name": "dot_product", "positions": "relative"}, "cross", {}, "no relative positions between two sequences"),
     ({"name": "dot_product", "positions": "rotary"}, "decoder", ODD, "even head size, not 3"),
     ({"name": "dot_product", "positions": "rotray"}, "decoder", {}, "positions"),
+    (
+        {"name": "dot_product", "rotary_base": 5e5},
+        "decoder",
+        {},
+        "rotary_base .* positions is none; write positions: r",
+    ),
+    ({"name": "dot_product", "positions": "rotary", "rotary_base": 0}, "decoder", {}, "rotary_base is above 0, not 0"),
     ({"name": "dot_product", "num_heads": 3}, "decoder", {}, "hidden_size 16 among 3 heads"),
     ({"name": "dot_product", "num_heads": 0}, "decoder", {}, "at least one head, not num_heads: 0"),
     ({"name": "linear", "feature_map": "dpfp"}, "decoder", ODD, "even head size, not 3"),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bareformers.mixers.positions import rotate
 from tests.laws.cases import Case, batch, close
 
 LENGTH = 20
@@ -24,9 +25,13 @@ def logits_by_distance(case):
 
 
 @SELF
-@pytest.mark.parametrize("positions", ["rotary", "relative"])
-def test_products_of_equal_tokens_depend_on_their_distance_alone(role, positions):
-    found = logits_by_distance(Case("dot_product", role, {"positions": positions}))
+@pytest.mark.parametrize(
+    "options",
+    [{"positions": "rotary"}, {"positions": "rotary", "rotary_base": 37.0}, {"positions": "relative"}],
+    ids=str,
+)
+def test_products_of_equal_tokens_depend_on_their_distance_alone(role, options):
+    found = logits_by_distance(Case("dot_product", role, options))
     assert (found[1:] - found[:-1]).abs().amin() > 1e-6, "every distance has a logit of its own"
 
 
@@ -41,3 +46,12 @@ def test_offsets_beyond_the_largest_share_its_logit(role, name):
 @SELF
 def test_without_positions_equal_tokens_are_equal(role):
     close(logits_by_distance(Case("dot_product", role)), torch.zeros(LENGTH, 2), 1e-9)
+
+
+def test_the_base_of_rotary_positions_is_that_of_the_slowest_turn():
+    """The last of d/2 pairs turns by base^(-(d-2)/d) a position."""
+    x = torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=torch.float64)[None, None, None]
+    for base in (10000.0, 37.0):
+        turned = rotate(x, torch.tensor([[5]]), base)[0, 0, 0]
+        angle = torch.tensor(5 * base**-0.5, dtype=torch.float64)
+        close(turned, torch.stack([angle * 0, angle.cos(), angle * 0, angle.sin()]), 1e-12)

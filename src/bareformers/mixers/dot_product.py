@@ -15,7 +15,7 @@ from bareformers.errors import InputError
 from bareformers.mixers.base import Slot, SoftmaxMixer, merge_heads
 from bareformers.mixers.joint import zero
 from bareformers.mixers.masks import Mask
-from bareformers.mixers.positions import reach, rotate, shift, sinusoids
+from bareformers.mixers.positions import BASE, reach, rotate, shift, sinusoids
 from bareformers.mixers.state import MixerState
 from bareformers.registry import mixer
 
@@ -37,11 +37,19 @@ class DotProduct(SoftmaxMixer):
     class Options:
         # rotary (Su et al. 2021); relative, as in Transformer-XL (Dai et al. 2019) and Gopher; self roles only
         positions: Literal["none", "rotary", "relative"] = "none"
+        rotary_base: float = BASE  # entries m and m + d/2 turn by `position * rotary_base^(-2m/d)`
         num_heads: int | None = None  # by default num_attention_heads of the model
 
         def __post_init__(self) -> None:
             if self.num_heads is not None and self.num_heads < 1:
                 raise InputError(f"dot_product needs at least one head, not num_heads: {self.num_heads}")
+            if self.rotary_base <= 0:
+                raise InputError(f"rotary_base is above 0, not {self.rotary_base}")
+            if self.rotary_base != BASE and self.positions != "rotary":
+                raise InputError(
+                    f"rotary_base belongs to rotary positions, and positions is {self.positions}; "
+                    f"write positions: rotary, or leave it out"
+                )
 
     def __init__(self, slot: Slot, options: Options) -> None:
         if options.num_heads is not None:
@@ -98,9 +106,12 @@ class DotProduct(SoftmaxMixer):
         Where the inputs are remembered in place of keys, few queries go to them instead: [B, H, T, D] and [B, 1, S, D].
         """
 
+        def turn(y: Tensor) -> Tensor:
+            return rotate(y, mask.query_positions, self.options.rotary_base)
+
         def project(source: Tensor) -> Tensor:
             keys = self.heads(self.key(source))
-            return rotate(keys, mask.query_positions) if self.options.positions == "rotary" else keys
+            return turn(keys) if self.options.positions == "rotary" else keys
 
         queries = self.heads(self.query(x))
         reads_inputs = state is not None and self.remembers_inputs
@@ -108,7 +119,7 @@ class DotProduct(SoftmaxMixer):
             keys = self.remember("keys", project, x, context, state)
         scale = 1 / math.sqrt(self.slot.head_size)
         if self.options.positions == "rotary":
-            queries = rotate(queries, mask.query_positions)
+            queries = turn(queries)
         added = None
         if self.options.positions == "relative":
             queries, added = queries + self.content_bias[:, None], self.by_offset(queries, mask)

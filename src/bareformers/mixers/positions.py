@@ -26,22 +26,22 @@ def sinusoids(positions: Tensor, hidden_size: int, dtype: torch.dtype = torch.fl
     return torch.cat([turned.sin(), turned.cos()], -1).to(dtype)
 
 
-def angles(positions: Tensor, size: int) -> Tensor:
-    """[.., T, size / 2]: `position * 10000^(-2m/size)`, in float64, for float32 is off by 1e-3 at 10,000 radians."""
+def angles(positions: Tensor, size: int, base: float = BASE) -> Tensor:
+    """[.., T, size / 2]: `position * base^(-2m/size)`, in float64, for float32 is off by 1e-3 at 10,000 radians."""
     even = torch.arange(0, size, 2, dtype=torch.float64, device=positions.device)
-    return positions.unsqueeze(-1) * torch.exp(even * (-math.log(BASE) / size))
+    return positions.unsqueeze(-1) * torch.exp(even * (-math.log(base) / size))
 
 
-def rotate(x: Tensor, positions: Tensor) -> Tensor:
+def rotate(x: Tensor, positions: Tensor, base: float = BASE) -> Tensor:
     """Rotary positions (Su et al. 2021, arXiv:2104.09864), so that products depend on distances only.
 
-    Entries m and m + d/2 are turned together by `position * 10000^(-2m/d)`.
+    Entries m and m + d/2 are turned together by `position * base^(-2m/d)`.
 
     Args:
         x: [B, H, T, d], d even.
         positions: [B or 1, T] integers.
     """
-    turned = angles(positions, x.shape[-1])[:, None]
+    turned = angles(positions, x.shape[-1], base)[:, None]
     cosine, sine = turned.cos().to(x.dtype), turned.sin().to(x.dtype)
     first, second = x.chunk(2, -1)
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], -1)

@@ -1,0 +1,1 @@
+"""Paring: a trained model with mixers in the place of attention that does not earn its keep."""
