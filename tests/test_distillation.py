@@ -124,6 +124,13 @@ def test_students_are_the_teacher_but_for_what_they_learnt(finished, teacher):
     assert changed == {f"encoder.blocks.{layer}.mixer.value.{kind}" for layer in (0, 1) for kind in ("weight", "bias")}
 
 
+def test_students_decode_with_a_state(finished, teacher):
+    """`Trainer` writes the contrary into the config of what it trains, which students inherit."""
+    for folder in (teacher, finished[0] / "teacher" / "seed0", finished[0] / "networks" / "seed0"):
+        for file in ("config.json", "generation_config.json"):
+            assert json.loads((folder / "model" / file).read_text(encoding="utf-8"))["use_cache"] is True
+
+
 def test_a_lesson_is_learnt_once(finished):
     folder, _, said = finished
     assert any("8 lessons for 3 students" in sentence for sentence in said)

@@ -106,6 +106,8 @@ class BareTrainer(Trainer):
             max_grad_norm=settings.clip,
             bf16=uses_bf16(settings.precision, device),
             use_cpu=device.type == "cpu",
+            # What `Trainer` writes into the config, so that the models made of it later would decode without a state.
+            use_cache=getattr(getattr(model, "config", None), "use_cache", False),
             seed=seed,
             logging_strategy="no",
             logging_nan_inf_filter=False,
