@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from bareformers.measure.maps import jacobian_norms, maps
+from bareformers.mixers.masks import Mask
 from bareformers.models import BareForCausalLM, BareForMaskedLM, BareForSeq2SeqLM
 from tests.models.sizes import build, tokens
 
@@ -73,7 +74,7 @@ def test_of_a_linear_mixer(monkeypatch, context, at_once):
     monkeypatch.setattr("bareformers.measure.maps.AT_ONCE", at_once)
     mixer, x = Linear(4, context or 4, 3), torch.randn(2, 4, 3)
     kwargs = {"context": None if context is None else torch.randn(2, context, 3)}
-    norms = jacobian_norms(mixer, (x, None), kwargs)
+    norms = jacobian_norms(mixer, (x, Mask(x.shape[1], x.shape[1], causal=False, device=x.device)), kwargs)
     close(norms, (mixer.map.abs() * mixer.weight.norm()).detach())
     assert not norms.requires_grad and mixer.map.grad is None
 

@@ -65,14 +65,15 @@ def maps(
                 arrays[f"{role}/{layer}"] = weights[0].float().cpu().numpy().astype(np.float16)
     for name, (module, args, kwargs) in calls.items():
         if name not in arrays:
-            arrays |= _jacobian(name, module, args, kwargs)
+            arrays |= jacobian(name, module, args, kwargs)
     for role in sorted({name.partition("/")[0] for name in arrays}):
         arrays[f"{role}/queries"] = np.array(tokens["decoder" if role == "cross" else role])
         arrays[f"{role}/keys"] = np.array(tokens["encoder" if role == "cross" else role])
     return arrays
 
 
-def _jacobian(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, np.ndarray]:
+def jacobian(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The entries of `maps` for a mixer that leaves no map, called like this."""
     length, width = args[0].shape[1:]
     sources = read_by(args, kwargs).shape[1]
     if length * sources * width**3 > LARGEST:
@@ -94,22 +95,20 @@ def jacobian_norms(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     How much the output at t moves when what is read at s does, with everything inside the mixer: convolutions, feature
     maps and norms. A gradient for every number of y is computed, many at once.
     """
-    x = read_by(args, kwargs).detach().requires_grad_()
-    if kwargs.get("context") is None:
-        args = (x, *args[1:])
-    else:
-        kwargs = {**kwargs, "context": x}
+    (x, mask), context = args, kwargs.get("context")
+    length, width = x.shape[1:]
     frozen = {name: parameter.detach() for name, parameter in module.named_parameters()}
-    with torch.enable_grad():
-        y = torch.func.functional_call(module, frozen, args, kwargs)[0]
-    _, length, width = y.shape
-
-    def gradient(probe: Tensor) -> Tensor:
-        return torch.autograd.grad(y, x, probe, retain_graph=True)[0]
-
     squares = []
-    for places in torch.arange(length * width, device=y.device).split(max(1, AT_ONCE // y.numel())):
-        probes = y.new_zeros(len(places), *y.shape)
-        probes[torch.arange(len(places), device=y.device), 0, places // width, places % width] = 1
-        squares.append(torch.func.vmap(gradient)(probes)[:, 0].square().sum(-1))
+    for places in torch.arange(length * width, device=x.device).split(max(1, AT_ONCE // (length * width))):
+        rows = len(places)  # the same sentence in each, and another number of y asked for
+        given = [None if each is None else each[:1].detach().repeat(rows, 1, 1) for each in (x, context)]
+        read = given[0 if context is None else 1]
+        assert read is not None
+        read.requires_grad_()
+        with torch.enable_grad():
+            called = (given[0], mask.repeated(rows)), {**kwargs, "context": given[1]}
+            y = torch.func.functional_call(module, frozen, *called)[0]
+        probes = torch.zeros_like(y)
+        probes[torch.arange(rows, device=y.device), places // width, places % width] = 1
+        squares.append(torch.autograd.grad(y, read, probes)[0].square().sum(-1))
     return torch.cat(squares).unflatten(0, (length, width)).sum(1).sqrt()

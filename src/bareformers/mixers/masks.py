@@ -38,6 +38,22 @@ class Mask:
         self.keep = None if keep is None else keep.to(device=device, dtype=torch.bool)
         self._query_positions, self._query_keep = query_positions, query_keep
 
+    def repeated(self, rows: int) -> Mask:
+        """The mask of as many copies of the first row."""
+        keep, query_keep = (
+            None if each is None else each[:1].expand(rows, -1) for each in (self.keep, self._query_keep)
+        )
+        positions = None if self._query_positions is None else self._query_positions[:1]
+        return Mask(
+            self.num_queries,
+            self.num_keys,
+            causal=self.causal,
+            device=self.device,
+            keep=keep,
+            query_positions=positions,
+            query_keep=query_keep,
+        )
+
     @property
     def offset(self) -> int:
         """How many positions come before the first query (self roles)."""
