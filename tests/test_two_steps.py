@@ -436,7 +436,7 @@ def test_every_distillation_of_the_repository_runs(path, teacher, tmp_path, monk
     assert load_distillation(path).teacher == "runs/attentionless_teacher/teacher/seed0"
     overrides = [*tiny.two_steps(path, tmp_path), f"teacher={teacher}", f"output={tmp_path / 'run'}"]
     recipe = load_distillation(path, overrides)
-    studied = len(recipe.students) < 5  # each layer of each student is a translation
+    studied = bool(recipe.orders) and len(recipe.students) < 5  # each layer of each student is a translation
     if not studied:
         recipe = load_distillation(path, [*overrides, "orders=[]"])
     comparison = distilling.distill(recipe, f"bareformers distill {path}", log=lambda sentence: None)
