@@ -33,6 +33,7 @@ FLOORS = {
     "execution": 7,
     "run": 8,
     "distillation": 8,
+    "reduction": 8,
     "inspection": 8,
     "cli": 9,
 }

@@ -6,7 +6,11 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES = dict.fromkeys(("load", "put_back", "swap"), "bareformers.paring.surgery")
+_HOMES = {
+    **dict.fromkeys(("load", "put_back", "swap"), "bareformers.paring.surgery"),
+    "distill": "bareformers.paring.teaching",
+    "pare": "bareformers.reduction",
+}
 """What a notebook uses, imported where it is asked for: `import bareformers` needs no torch."""
 
 

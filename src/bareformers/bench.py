@@ -35,7 +35,11 @@ from bareformers.report import words
 from bareformers.report.result import Benchmark, Measure, VariantResult
 
 BASELINES = {"mixer": "dot_product", "block": "pre_ln"}
-EXAMPLES = {"--mixers": "{name: gaussian, std: 0.5}", "--blocks": "{name: post_ln, deep_norm: true}"}
+EXAMPLES = {
+    "--mixers": "{name: gaussian, std: 0.5}",
+    "--blocks": "{name: post_ln, deep_norm: true}",
+    "--candidates": "{name: alr, size: XS}",
+}
 ALL = "all"
 DEPTH, MIDDLE = 3, 1  # of the stack that a measured layer is from, and its place there: neither first nor last
 SLICE = 0.02  # seconds that a timing takes at least: shorter calls are repeated

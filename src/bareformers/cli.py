@@ -97,6 +97,62 @@ def distill(
     show(distilling.distill(loaded, written("distill", recipe, overrides), log=say), loaded.folder)
 
 
+@app.command()
+@plain_errors()
+def pare(
+    model: Annotated[
+        str, typer.Argument(help="A run folder, a folder or name of a model of transformers, or a recipe (YAML).")
+    ],
+    overrides: Overrides = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="A folder with train.txt, validation.txt and test.txt (or .tsv, .csv), or a data section."),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="accuracy, bits_per_byte, perplexity or bleu: what the task has.")
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(min=0.0, help="The most it may lose, in points; of perplexity in percent. [1.0]")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--for", help="What is to be saved: latency, parameters or state. [latency]")
+    ] = None,
+    candidates: Annotated[
+        str | None, typer.Option(help="What may stand for attention, as in gaussian,average,{name: alr, size: XS}.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder; runs/pare-<model> by default.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of students and of the order of batches. [0]")] = None,
+) -> None:
+    """Replace attention wherever that costs little, within a budget of quality. Given again, it goes on."""
+    prepare()
+    from bareformers import bench as benching
+    from bareformers import reduction
+
+    given = {
+        "metric": metric,
+        "max_drop": max_drop,
+        "target": target,
+        "candidates": None if candidates is None else benching.spec_list(candidates, "--candidates"),
+        "output": output,
+        "seed": seed,
+    }
+    typed = {
+        "--data": data,
+        "--metric": metric,
+        "--max-drop": max_drop,
+        "--for": target,
+        "--candidates": candidates,
+        "--output": output,
+        "--seed": seed,
+    }
+    options = [word for name, value in typed.items() if value is not None for word in (name, str(value))]
+    command = shlex.join(["bareformers", "pare", model, *options, *(overrides or [])])
+    recipe = reduction.recipe_of(model, data, given, overrides or [])
+    found = reduction.carry_out(recipe, command, log=say)
+    show(found.comparison, found.folder)
+    print(f"Model:  {found.folder / 'model'}\n{found.study.remark}")
+
+
 def prepare() -> None:
     """What comes before training."""
     quiet()

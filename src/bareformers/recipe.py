@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -311,6 +312,57 @@ class Distillation(Study):
         return "teacher"
 
 
+class Search(Section):
+    """How it is found what can be replaced."""
+
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of the training side that it is scored on; with a test: none
+    examples: Count | None = 1000  # of those that are scored, the most
+    noise: Annotated[float, Field(ge=0)] | None = None  # drops below it count as it; by default one example's
+
+
+LESSONS: dict[str, Any] = {"budget": {"epochs": 1}}
+TUNING: dict[str, Any] = {"budget": {"epochs": 1}, "learning_rate": 5e-5, "logits": 0.5}
+
+
+class Paring(Study):
+    """A trained model whose attention is replaced wherever that costs little."""
+
+    model: Annotated[str, Field(min_length=1)]  # a run folder, or a folder or name of a model of transformers
+    data: dict[str, Any] = {}  # of a run what differs from its own
+    task: dict[str, Any] = {}
+    candidates: Annotated[list[str | dict[str, Any]], Field(min_length=1)] = ["gaussian", "average", "linear"]
+    max_drop: Annotated[float, Field(ge=0)] = 1.0  # of the metric, in points; of perplexity in percent
+    metric: str = ""  # the first of those that the task has
+    target: Annotated[
+        Literal["latency", "parameters", "state"], Field(validation_alias=AliasChoices("target", "for"))
+    ] = "latency"
+    training: LessonTraining = LessonTraining(**LESSONS)
+    match_maps: Annotated[float, Field(ge=0)] = 0.0  # weight of the squared difference of maps, where both have one
+    search: Search = Search()
+    finetune: Finetune | None = Finetune(**TUNING)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled(cls, given: Any) -> Any:
+        """What a section does not say is as in the default of the whole section."""
+        if not isinstance(given, dict):
+            return given
+        sections = {"training": LESSONS, "finetune": TUNING}
+        filled = {key: {**sections[key], **given[key]} for key in sections if isinstance(given.get(key), dict)}
+        return {**given, **filled}
+
+    @field_validator("seeds")
+    @classmethod
+    def _one_seed(cls, seeds: list[int]) -> list[int]:
+        if len(seeds) > 1:
+            raise ValueError("one model comes out of a paring, so give one seed")
+        return seeds
+
+    @property
+    def baseline_name(self) -> str:
+        return "original"
+
+
 def load(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Read the recipe of a comparison; `overrides` are `key.sub=value`. What is wrong with it is one `InputError`."""
     recipe: Recipe = _load(Recipe, path, overrides)
@@ -324,6 +376,21 @@ def load_distillation(path: Path, overrides: list[str] | None = None) -> Distill
     """Read the recipe of a distillation, as `load` does that of a comparison."""
     distillation: Distillation = _load(Distillation, path, overrides)
     return distillation
+
+
+def load_paring(path: Path, overrides: list[str] | None = None) -> Paring:
+    """Read the recipe of a paring, as `load` does that of a comparison."""
+    paring: Paring = _load(Paring, path, overrides)
+    return paring
+
+
+def paring(given: dict[str, Any], overrides: list[str] | None = None) -> Paring:
+    """The recipe of a paring from its keys, without a file."""
+    config = OmegaConf.create(given)
+    for override in overrides or []:
+        _override(config, override)
+    found: Paring = validated(Paring, OmegaConf.to_container(config, resolve=True), "pare")
+    return found
 
 
 def _load(cls: type[Study], path: Path, overrides: list[str] | None) -> Any:

@@ -217,6 +217,21 @@ def recalls(sequences: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
     return Examples(inputs, Spans(labels, inputs.starts, inputs.stops), counts, 0)
 
 
+def part(examples: Examples, start: int, stop: int, byte_sizes: NDArray[np.int64]) -> Examples:
+    """The examples from `start` up to `stop`; of rows with masks, others are hidden than before."""
+    inputs, labels = (
+        Spans(spans.ids, spans.starts[start:stop], spans.stops[start:stop])
+        for spans in (examples.inputs, examples.labels)
+    )
+    if isinstance(examples, Masked):
+        return Masked(inputs, examples.masking)
+    counts, num_bytes = examples.label_tokens[start:stop], 0
+    if examples.num_bytes:
+        skipped = labels.lengths - counts  # the first of a row, where a model shifts its labels
+        num_bytes = sum(int(byte_sizes[labels[row][skip:]].sum()) for row, skip in enumerate(skipped.tolist()))
+    return Examples(inputs, labels, counts, num_bytes, examples.texts[start:stop])
+
+
 def _predicted(spans: Spans, byte_sizes: NDArray[np.int64]) -> Examples:
     """Adjacent overlapping chunks, in which all but the first token is predicted."""
     end = int(spans.stops[-1]) if len(spans) else 1

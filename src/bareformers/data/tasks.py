@@ -97,7 +97,7 @@ def prepare(
         corpus: of the kind that the task needs, see `KINDS`; both languages of pairs get one vocabulary.
         vocab_size: tokens of the vocabulary, at least 260; not read for `recall`, whose corpus names its words.
         max_length: tokens per block, or per side of a pair with its `</s>`, or of the longest sequence with it, or of a
-            labelled text with one before and one behind.
+            labelled text with one before and one behind: those that the tokenizer has for this, or else `</s>`.
         too_long: what happens to longer training pairs and labelled texts: `drop`, `cut` or `error`. Those of the other
             sides are never dropped, but cut and counted, with their references whole; `error` speaks of them too.
         cache: folder for tokenizers; `cache_folder()` where not given.
@@ -126,7 +126,7 @@ def prepare(
     elif tokenizer is None:
         texts = chain.from_iterable(texts_of(item) for item in cast(tuple[Item, ...], corpus.train))
         tokenizer = train_tokenizer(texts, vocab_size, cache or cache_folder())
-    if tokenizer.eos_token_id is None:
+    if tokenizer.eos_token_id is None and not (task == "classification" and _has_frame(tokenizer)):
         raise InputError(f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token: give it an eos_token")
     if task == "language_modelling":
         return _language_modelling(corpus, tokenizer, max_length)
@@ -255,7 +255,10 @@ def _kept(
 
 
 def _classification(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length: int, too_long: TooLong) -> TaskData:
-    eos, labels = tokenizer.eos_token_id, _labels(corpus)
+    labels = _labels(corpus)
+    first = last = tokenizer.eos_token_id
+    if _has_frame(tokenizer):
+        first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
     classes = {label: index for index, label in enumerate(labels)}
     notes: list[str] = []
 
@@ -264,7 +267,7 @@ def _classification(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_leng
         encoded = _encode(tokenizer, [item.text for item in items])
         kept = _kept(part, "text", [len(ids) + 2 for ids in encoded], max_length, too_long, notes)
         return classifications(
-            [[eos, *encoded[index][: max_length - 2], eos] for index in kept],
+            [[first, *encoded[index][: max_length - 2], last] for index in kept],
             [classes[items[index].label] for index in kept],
             [(items[index].text, items[index].label) for index in kept],
         )
@@ -286,6 +289,11 @@ def _classification(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_leng
         notes=(*corpus.notes, *notes),
         labels=labels,
     )
+
+
+def _has_frame(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether there are tokens of their own to begin and to end a text, as BERT has them."""
+    return tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
 
 
 def _labels(corpus: Corpus) -> tuple[str, ...]:

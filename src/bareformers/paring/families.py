@@ -173,6 +173,12 @@ def places(model: Any) -> dict[str, Places]:
     return found
 
 
+def mixer_at(there: Places, layer: int) -> TokenMixer | None:
+    """The mixer of ours at a place; None where the attention is that of `transformers`, or none is."""
+    found = there.site.find(there.layers[layer])
+    return found.mixer if isinstance(found, Adapter) else None
+
+
 def fit(
     model: Any, there: Places, role: str, layers: Sequence[int], spec: dict[str, Any], max_length: int | None
 ) -> list[New]:

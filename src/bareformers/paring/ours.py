@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bareformers.errors import InputError
+from bareformers.mixers.base import TokenMixer
 from bareformers.mixers.joint import Joint
 from bareformers.paring.families import REACH, New, own_projections, teach
 
@@ -33,6 +34,12 @@ def places(model: Any) -> dict[str, Places]:
     }
     if model.config.is_encoder_decoder:
         found["cross"] = found["decoder"]._replace(name="cross_mixer")
+    return found
+
+
+def mixer_at(there: Places, layer: int) -> TokenMixer | None:
+    """The mixer at a place; None where there is none."""
+    found: TokenMixer | None = getattr(there.layers[layer], there.name)
     return found
 
 

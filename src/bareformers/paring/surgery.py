@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import transformers
 from huggingface_hub.errors import StrictDataclassError
@@ -19,7 +19,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from bareformers import registry
 from bareformers.errors import InputError
+from bareformers.mixers.base import TokenMixer
 from bareformers.paring import families, ours
+from bareformers.paring.adapter import Adapter
+from bareformers.paring.families import New
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,19 @@ class Replaced:
     spec: dict[str, Any]
     modules: dict[str, nn.Module]
     told: Any
+
+
+class Planned(NamedTuple):
+    """One mixer that is to come in, and where."""
+
+    role: str
+    layer: int
+    new: New
+
+    @property
+    def mixer(self) -> TokenMixer:
+        first: Any = next(iter(self.new.modules.values()))
+        return first.mixer if isinstance(first, Adapter) else first
 
 
 def swap(
@@ -61,6 +77,17 @@ def swap(
         max_length: positions that a mixer of fixed length is built for; by default those of the model.
     """
     model = unwrapped(model)
+    return [install(model, each) for each in planned(model, mixer, layers, role, max_length)]
+
+
+def planned(
+    model: Any,
+    mixer: str | Mapping[str, Any],
+    layers: int | Iterable[int] | None = None,
+    role: str | None = None,
+    max_length: int | None = None,
+) -> list[Planned]:
+    """What `swap` would put in; the model stays as it is."""
     insides = insides_of(model)
     places = insides.places(model)
     role = chosen(role, places, model)
@@ -71,14 +98,17 @@ def swap(
         raise InputError(f"{cls.name} leaves nothing in the place of an attention ({role}_mixer); write average")
     if max_length is not None and max_length < 1:
         raise InputError(f"max_length is at least 1, not {max_length}")
-    replaced = []
-    for layer, new in zip(wanted, insides.fit(model, places[role], role, wanted, spec, max_length), strict=True):
-        before = {path: model.get_submodule(path) for path in new.modules}
-        told = insides.tell(model.config, role, layer, new.said)
-        replaced.append(Replaced(role, layer, new.spec, before, told))
-        for path, module in new.modules.items():
-            model.set_submodule(path, module)
-    return replaced
+    news = insides.fit(model, places[role], role, wanted, spec, max_length)
+    return [Planned(role, layer, new) for layer, new in zip(wanted, news, strict=True)]
+
+
+def install(model: Any, each: Planned) -> Replaced:
+    """Put in one mixer that was planned for a model, or for one that it is a copy of."""
+    before = {path: model.get_submodule(path) for path in each.new.modules}
+    told = insides_of(model).tell(model.config, each.role, each.layer, each.new.said)
+    for path, module in each.new.modules.items():
+        model.set_submodule(path, module.train(before[path].training))
+    return Replaced(each.role, each.layer, each.new.spec, before, told)
 
 
 def put_back(model: Any, replaced: Replaced | Iterable[Replaced]) -> None:

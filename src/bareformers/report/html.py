@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bareformers.errors import InputError
-from bareformers.report import figures, layers, maps, palette, signal, words
+from bareformers.report import figures, layers, maps, palette, paring, signal, words
 from bareformers.report.layers import LayerStudy
+from bareformers.report.paring import ParingStudy
 from bareformers.report.result import Comparison, Measure, VariantResult, difference, write_whole
 from bareformers.report.verdict import best_floor, caveats, kept, kept_means, predicate, verdict
 
@@ -22,14 +23,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SAMPLES = 8
+Study = TypeVar("Study", LayerStudy, ParingStudy)
 
 
 def build(folder: Path | str) -> Path:
     """Write `<folder>/report.html` from `<folder>/result.json` and what the runs left beside it; return its path.
 
-    Reads `layers.json` of a distillation, and per run `metrics.jsonl`, `signal.jsonl`, `samples.json` and `maps.npz`.
-    Where one is missing the report says so in its place, or leaves the section out; a missing or damaged `result.json`
-    is an `InputError`.
+    Reads `layers.json` of a distillation, `trace.json` of a paring, and per run `metrics.jsonl`, `signal.jsonl`,
+    `samples.json` and `maps.npz`. Where one is missing the report says so in its place, or leaves the section out; a
+    missing or damaged `result.json` is an `InputError`.
     """
     folder = Path(folder)
     comparison = Comparison.load(folder / "result.json")
@@ -46,6 +48,7 @@ class Runs:
         samples: `samples.json` of the first seed that has one.
         maps: the arrays of `maps.npz` of the first seed that has one.
         layers: which layers of a teacher can go; None where there was none.
+        paring: what was tried to pare a model down; None where there was none.
         problems: a sentence for each file that is there but cannot be read.
     """
 
@@ -54,13 +57,15 @@ class Runs:
     samples: dict[str, dict[str, Any]] = field(default_factory=dict)
     maps: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
     layers: LayerStudy | None = None
+    paring: ParingStudy | None = None
     problems: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, folder: Path, comparison: Comparison) -> Runs:
         """Read what is there; nothing here is needed for a report."""
         runs = cls()
-        runs.layers = runs._layers(folder / "layers.json")
+        runs.layers = runs._study(LayerStudy, folder / "layers.json")
+        runs.paring = runs._study(ParingStudy, folder / "trace.json")
         for variant in comparison.variants:
             if variant.runs and (rows := runs._signal(folder / variant.runs[0] / "signal.jsonl")):
                 runs.signal[variant.name] = rows
@@ -110,9 +115,9 @@ class Runs:
             return None
         return dict(found)
 
-    def _layers(self, path: Path) -> LayerStudy | None:
+    def _study(self, kind: type[Study], path: Path) -> Study | None:
         try:
-            return LayerStudy.load(path) if path.exists() else None
+            return kind.load(path) if path.exists() else None
         except InputError as error:
             self._problem(path, str(error).replace(str(path), "it"))
             return None
@@ -165,6 +170,7 @@ def page(comparison: Comparison, runs: Runs) -> str:
         columns=_columns(comparison),
         rows=_rows(comparison),
         layers=layers.draw(runs.layers, looks),
+        paring=paring.draw(runs.paring),
         bars=_bars(comparison),
         against_length=figures.against_length(comparison),
         curves=figures.curves(comparison, runs.metrics),

@@ -21,6 +21,8 @@ _LABELS = {
     "flops": "FLOPs",
     "forward_backward_ms": "time of forward and backward",
     "forward_ms": "time of a forward pass",
+    "latency_1": "forward pass of one sequence",
+    "latency_32": "forward pass of 32 sequences",
     "mcc": "MCC",
     "multiply_adds": "multiply-adds of a forward pass",
     "peak_memory": "activation memory",

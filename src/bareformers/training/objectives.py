@@ -57,6 +57,28 @@ class Imitation:
         return (logits[labels != -100].float() / self.temperature).log_softmax(-1)
 
 
+class OpenImitation(Imitation):
+    """The same of any model of `transformers`: all is made of its logits, since it smooths no labels itself.
+
+    Where no share is the teacher's, it is not asked.
+    """
+
+    def __call__(self, model: nn.Module, batch: dict[str, Any], num_labels: Tensor | int | None = None) -> Tensor:
+        """As of `CrossEntropy`, the mean over labels."""
+        labels = batch["labels"]
+        logits = model(**batch).logits
+        true = labels[:, 1:] if self.is_causal else labels
+        told = (logits[:, :-1] if self.is_causal else logits)[true != -100].float()
+        loss = F.cross_entropy(told, true[true != -100], label_smoothing=self.label_smoothing, reduction="sum")
+        if self.share:
+            with torch.no_grad():
+                taught = self._predicted(self.teacher(**batch).logits, labels)
+            found = self._predicted(logits, labels)
+            divergence = F.kl_div(found, taught, log_target=True, reduction="sum") * self.temperature**2
+            loss = torch.lerp(loss, divergence, self.share)
+        return loss / (len(told) if num_labels is None else num_labels)
+
+
 class Imitated:
     """The mean squared error of every student of `Lessons`, that of maps added, summed: each learns as if alone."""
 
