@@ -29,11 +29,13 @@ FLOORS = {
     "assessment": 5,
     "decoding": 5,
     "run_folder": 5,
+    "pretrained": 6,
     "variants": 6,
     "execution": 7,
     "run": 8,
     "distillation": 8,
     "reduction": 8,
+    "export": 8,
     "inspection": 8,
     "cli": 9,
 }

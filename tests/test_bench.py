@@ -31,7 +31,7 @@ def settings(mixers="all", lengths=(8, 16), **changes):
 def measure(folder, *args, **changes):
     """A benchmark so small that its calls are not repeated."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench, "SLICE", 0.0)
+        patch.setattr(bench.speed, "SLICE", 0.0)
         return bench.bench(settings(*args, **changes), "bareformers bench", folder, log=lambda sentence: None)
 
 
@@ -88,6 +88,7 @@ def test_states_are_those_of_the_real_tensors(found):
     for variant in found.variants:
         short, long = (variant.cost[f"state_bytes@{length}"].value for length in (8, 16))
         linear = cli.growth(registry.mixers.get(variant.name).state_formula, "decoder") == "linear in t"
+        linear = linear or variant.name == "sliding_window"  # whose window of 64 is not full yet
         assert long == (2 * short if linear else short), variant.name
     expected = {"dot_product": 2 * 16 * WIDTH, "random": 16 * WIDTH, "dense": 16 * WIDTH, "average": WIDTH}
     for name, numbers in expected.items():
@@ -374,7 +375,7 @@ def test_the_page_speaks_of_blocks(layers_folder, layers):
 
 
 def test_the_command_line_measures_blocks(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(bench, "SLICE", 0.0)
+    monkeypatch.setattr(bench.speed, "SLICE", 0.0)
     monkeypatch.setenv("COLUMNS", "200")
     words = ["--blocks", "sas_p", "--norm", "rms", "--lengths", "8,16", "--hidden-size", 16, "--heads", 2]
     outcome = tiny.command(capsys, "bench", *words, "--rounds", 1, "--output", tmp_path)
@@ -383,50 +384,6 @@ def test_the_command_line_measures_blocks(tmp_path, capsys, monkeypatch):
     command = shlex.split(json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["command"])
     assert command[2:8] == ["--mixers", "dot_product", "--blocks", "sas_p", "--norm", "rms"]
     assert tiny.command(capsys, *command[1:]).code == 0
-
-
-# How it times, on a clock that the test turns
-
-
-class Clock:
-    def __init__(self):
-        self.now, self.calls = 0.0, []
-
-    def call(self, name, *seconds):
-        taken = list(seconds)
-
-        def take():
-            self.calls.append(name)
-            self.now += taken.pop(0) if len(taken) > 1 else taken[0]
-
-        return take
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    made = Clock()
-    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=lambda: made.now))
-    monkeypatch.setattr(bench, "SLICE", 1 / 64)
-    return made
-
-
-def test_short_calls_are_repeated_and_slow_ones_spared(clock):
-    calls = {
-        "short": clock.call("short", 1 / 16, 1 / 1024),
-        "slow": clock.call("slow", 1 / 2),
-        "slower": clock.call("slower", 2.0),
-    }
-    found = bench.timed(calls, rounds=5, seconds=1.0)
-    assert list(found) == list(calls)
-    assert found["short"] == speed.Timing(1 / 1024, 0.0, 5) and clock.calls.count("short") == 2 + 5 * 16
-    assert found["slow"] == speed.Timing(1 / 2, 0.0, 2) and clock.calls.count("slow") == 1 + 2
-    assert found["slower"] == speed.Timing(2.0, 0.0, 1) and clock.calls.count("slower") == 1
-
-
-def test_calls_take_turns(clock):
-    calls = {name: clock.call(name, 1.0) for name in "ab"}
-    bench.timed(calls, rounds=2, seconds=10.0)
-    assert clock.calls == ["a", "b"] * 3
 
 
 def test_one_round_has_no_spread():

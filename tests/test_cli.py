@@ -155,7 +155,7 @@ def test_growth_of_a_state_in_words(formula, role, said):
 @pytest.fixture
 def quick(monkeypatch):
     """Calls that are timed are not repeated."""
-    monkeypatch.setattr("bareformers.bench.SLICE", 0.0)
+    monkeypatch.setattr("bareformers.measure.speed.SLICE", 0.0)
     monkeypatch.setenv("COLUMNS", "200")
 
 

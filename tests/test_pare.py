@@ -10,15 +10,15 @@ import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import bareformers
-from bareformers import reduction, registry
+from bareformers import pretrained, reduction, registry
 from bareformers import run as running
 from bareformers.cli import app
 from bareformers.errors import InputError, Interrupted
 from bareformers.paring import savings
-from bareformers.recipe import load, load_paring
+from bareformers.recipe import Task, load, load_paring
 from bareformers.report.paring import ParingStudy
 from bareformers.report.result import Comparison
-from bareformers.run_folder import load_model
+from bareformers.run_folder import load_data, load_model
 from tests.training import tiny
 
 NAMES = ["animal", "plant", "stone"]
@@ -90,8 +90,8 @@ def finished(classifier, data, tmp_path_factory):
 
 def test_a_classifier_of_transformers(finished, classifier):
     found, said, folder = finished
-    files = {"recipe.yaml", "model", "original", "pared", "lessons", "tuned", "savings.json", "scores.json"}
-    files |= {"trace.json", "result.json", "results.csv", "report.html"}
+    files = {"recipe.yaml", "model", "original", "fine_tuned", "pared", "lessons", "tuned", "savings.json"}
+    files |= {"scores.json", "trace.json", "result.json", "results.csv", "report.html"}
     assert files == {path.name for path in folder.iterdir()}
     study = ParingStudy.load(folder / "trace.json")
     assert study == found.study and study.metric == "accuracy"
@@ -101,8 +101,10 @@ def test_a_classifier_of_transformers(finished, classifier):
     assert [trial.steps for trial in study.trials] == [2] and "2 of 2 places are replaced" in study.remark
     assert all(0 < share < 1 for share in study.attention.values()) and len(study.attention) == 2
     comparison = Comparison.load(folder / "result.json")
-    assert [variant.name for variant in comparison.variants] == ["original", "pared"]
-    original, pared = comparison.variants
+    assert [variant.name for variant in comparison.variants] == ["original", "fine_tuned", "pared"]
+    original, control, pared = comparison.variants
+    assert control.cost["parameters"].value == original.cost["parameters"].value
+    assert control.quality["loss"].value != original.quality["loss"].value
     assert pared.cost["parameters"].value == original.cost["parameters"].value - 4 * (16 * 16 + 16)
     assert pared.cost["multiply_adds"].value < original.cost["multiply_adds"].value
     assert {"latency_1", "latency_32"} <= set(pared.cost) and "state_bytes" not in pared.cost
@@ -126,9 +128,10 @@ def test_the_report_shows_what_was_tried(finished):
 
 
 def test_texts_are_framed_by_the_tokens_of_the_model(classifier, data):
-    model, tokenizer, _ = reduction.opened(str(classifier))
-    section = reduction.section_for(reduction.data_of(data), "classification")
-    found = reduction.loaded(section, reduction.Task(name="classification", max_length=30), tokenizer, model)
+    model, tokenizer, _ = pretrained.opened(str(classifier))
+    section = pretrained.section_for(pretrained.data_of(data), "classification")
+    task = Task(name="classification", max_length=30)
+    found = load_data(section, task, tokenizer, model)
     assert found.train[0]["input_ids"][0] == 2 and found.train[0]["input_ids"][-1] == 3
     assert found.labels == tuple(NAMES)
 
@@ -157,7 +160,6 @@ def test_equal_seeds_give_equal_models(finished, classifier, data, tmp_path):
 @pytest.mark.parametrize("stage", ["lessons", "search", "finetune", "end"])
 def test_a_paring_that_was_killed_goes_on(finished, classifier, data, tmp_path, monkeypatch, stage):
     found, _, _ = finished
-    homes = {"lessons": "teach", "search": "searched", "finetune": "verified", "end": "timed"}
     with monkeypatch.context() as patch:
         calls = []
         if stage == "search":
@@ -186,7 +188,7 @@ def test_a_paring_that_was_killed_goes_on(finished, classifier, data, tmp_path, 
             def ended(*args):
                 raise KeyboardInterrupt
 
-            patch.setattr(reduction, homes[stage], ended)
+            patch.setattr(reduction, "time_all", ended)
         with pytest.raises(Interrupted, match="resume with: bareformers pare"):
             pare(classifier, data, tmp_path / "run", max_drop=100)
     again = reduction.pare(tmp_path / "run" / "recipe.yaml", log=lambda sentence: None)
@@ -205,8 +207,8 @@ def test_what_does_not_hold_on_what_verifies_is_undone(classifier, data, tmp_pat
     found, said = pare(classifier, data, tmp_path / "run", max_drop=5, finetune=None)
     assert [trial.steps for trial in found.study.trials] == [2, 1]
     assert len(found.study.final) == 1 == len(found.model.config.bareformers["mixers"])
-    assert "the last is undone" in " ".join(said)
-    assert found.study.remark.endswith("1 more step of the search did not hold on what verifies.")
+    assert "the last is undone" in " ".join(said) and "fine-tuning" not in " ".join(said)
+    assert found.study.remark.endswith("1 more step of the search did not hold.")
 
 
 def test_an_unreachable_budget_leaves_the_original(classifier, data, tmp_path, monkeypatch):
@@ -226,12 +228,11 @@ def test_an_unreachable_budget_leaves_the_original(classifier, data, tmp_path, m
 def test_a_run_of_ours(translator, tmp_path, target):
     given = {"candidates": ["gaussian", {"name": "average"}], "max_drop": 100}
     found, _ = pare(translator, None, tmp_path / "run", target=target, **given)
-    assert set(found.study.alone) == {"encoder layer 0", "decoder layer 0", "cross layer 0"}
+    places = {"encoder layer 0", "decoder layer 0", "cross layer 0"}
+    assert set(found.study.alone) == (places - {"encoder layer 0"} if target == "state" else places)
     assert found.study.metric == "bleu" and found.comparison.headline == "bleu"
     if target == "state":
-        assert set(found.study.savings["encoder layer 0"].values()) == {0.0}
         assert found.study.savings["decoder layer 0"]["gaussian"] > 0
-        assert "encoder layer 0" not in found.study.final
     model, _ = load_model(tmp_path / "run")
     for place, name in found.study.final.items():
         assert model.config.mixer_spec(place.split()[0], 0)["name"] == name
@@ -279,7 +280,7 @@ def test_models_of_transformers_that_decode(tmp_path, kind):
         {"cross layer 0", "cross layer 1"} if kind == "marian" else set()
     )
     assert places >= set(found.study.final) >= {"decoder layer 0", "decoder layer 1"}
-    original, pared = found.comparison.variants
+    original, pared = (found.comparison.variant(name) for name in ("original", "pared"))
     assert pared.cost["state_bytes"].value < original.cost["state_bytes"].value
     assert bareformers.load(tmp_path / "run" / "model").config.use_cache is True
 
@@ -288,8 +289,8 @@ def test_without_a_test_side_the_training_side_is_searched(classifier, data, tmp
     for side in ("train", "validation"):
         (tmp_path / f"{side}.txt").write_text((data / f"{side}.txt").read_text("utf-8"), encoding="utf-8")
     found, _ = pare(classifier, tmp_path, tmp_path / "run", candidates=["average"], finetune=None, max_drop=100)
-    assert "8 of the last 16 training examples" in found.study.settings
-    assert found.comparison.notes[-1].endswith("the validation side verifies.")
+    assert found.study.settings.startswith("The search looks at 8 training examples, on which nothing is trained")
+    assert found.comparison.notes[-1].endswith("the validation side verifies, and tells how it went.")
 
 
 def mistaken(words, capsys):
@@ -351,7 +352,7 @@ def test_recipes_may_say_for(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({"name": "x", "model": "y", "for": "state"}), encoding="utf-8")
     recipe = load_paring(path)
-    assert recipe.target == "state" and recipe.finetune.logits == 0.5 and recipe.training.budget.epochs == 1
+    assert recipe.target == "state" and recipe.finetune.logits == 0.5 and recipe.training.budget.epochs == 2
     assert load_paring(path, ["finetune.learning_rate=0.1"]).finetune.budget.epochs == 1
     assert json.loads(recipe.model_dump_json())["target"] == "state"
     with pytest.raises(InputError, match="seeds: one model comes out of a paring"):

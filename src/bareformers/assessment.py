@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from bareformers import registry
 from bareformers.data.batching import evaluation_batches
 from bareformers.data.examples import IGNORED, Example, Examples, Ids
-from bareformers.data.tasks import TaskData
+from bareformers.data.tasks import TaskData, end_of
 from bareformers.errors import InputError
 from bareformers.measure import quality
 from bareformers.measure.maps import Mixer, maps
@@ -61,9 +61,10 @@ def evaluate(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
 def evaluate_language(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
     """Likelihood, and continuations to read."""
     found = held_out_likelihood(model, data, settings)
-    assert found.bits_per_byte is not None
-    scores = {"bits_per_byte": Measure(value=found.bits_per_byte, unit="bits/byte", better="lower")}
-    return {**scores, **likelihood_scores(found)}, None, continuations(model, data, settings), []
+    scores = likelihood_scores(found)
+    if found.bits_per_byte is not None:  # else the tokenizer does not tell bytes
+        scores = {"bits_per_byte": Measure(value=found.bits_per_byte, unit="bits/byte", better="lower"), **scores}
+    return scores, None, continuations(model, data, settings), []
 
 
 def evaluate_translation(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
@@ -204,7 +205,8 @@ def filled(data: TaskData, example: Example, answers: Sequence[int], length: int
 def with_blanks(data: TaskData, ids: Ids) -> str:
     """Text in which masked tokens are blanks, and line ends part documents."""
     text = str(data.tokenizer.decode(ids.tolist()))
-    return text.replace(data.tokenizer.mask_token, f" {BLANK}").replace(data.tokenizer.eos_token, " ⏎ ").strip(" ⏎")
+    end = str(data.tokenizer.decode([end_of(data.tokenizer)]))
+    return text.replace(data.tokenizer.mask_token, f" {BLANK}").replace(end, " ⏎ ").strip(" ⏎")
 
 
 @dataclass(frozen=True)

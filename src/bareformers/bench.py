@@ -42,7 +42,6 @@ EXAMPLES = {
 }
 ALL = "all"
 DEPTH, MIDDLE = 3, 1  # of the stack that a measured layer is from, and its place there: neither first nor last
-SLICE = 0.02  # seconds that a timing takes at least: shorter calls are repeated
 CHUNK = 256  # positions at once, where a decoding state is filled
 PROBE = 64  # the length at which memory is measured first, to tell what longer ones take
 FALLBACK_MEMORY = 8 << 30  # where the system does not say what it has
@@ -658,7 +657,7 @@ def measure_length(
     for key, by_label in calls.items():
         for label in by_label:
             cases[label].mixer.train(key == "forward_backward_ms")
-        for label, timing in timed(by_label, settings.rounds, settings.seconds).items():
+        for label, timing in speed.timed(by_label, settings.rounds, settings.seconds).items():
             results[label].speed[f"{key}@{length}"] = milliseconds(timing)
             cases[label].mixer.eval()
     if not settings.decodes:
@@ -670,45 +669,9 @@ def measure_decoding(
     settings: Settings, decodings: Mapping[str, Decoding], results: Mapping[str, VariantResult]
 ) -> None:
     """The time of a decoding step of each mixer at each length, all in turns."""
-    for key, timing in timed(decodings, settings.rounds, settings.seconds).items():
+    for key, timing in speed.timed(decodings, settings.rounds, settings.seconds).items():
         label, _, length = key.rpartition("@")
         results[label].speed[f"step_ms@{length}"] = milliseconds(timing)
-
-
-def timed(calls: Mapping[str, Callable[[], None]], rounds: int, seconds: float) -> dict[str, Timing]:
-    """The time of each call, by interleaved medians after a call or two that warm it up.
-
-    A short call is repeated until it takes `SLICE`. One that takes so long that its rounds would exceed `seconds` gets
-    fewer of them, in turns with those that get as few; one that alone exceeds `seconds` is not called again.
-    """
-    found: dict[str, Timing] = {}
-    groups: dict[int, dict[str, Callable[[], None]]] = {}
-    repeats: dict[str, int] = {}
-    for name, call in calls.items():
-        took = once(call)
-        if took > seconds:
-            found[name] = Timing(took, 0.0, 1)
-            continue
-        if took < 10 * SLICE:
-            took = once(call)  # the first warms up
-        repeats[name] = max(1, math.ceil(SLICE / max(took, 1e-7)))
-        turns = max(1, min(rounds, int(seconds / max(took * repeats[name], 1e-7))))
-        groups.setdefault(turns, {})[name] = partial(repeat, call, repeats[name])
-    for turns, group in groups.items():
-        for name, timing in speed.interleaved(group, turns, warmup=0).items():
-            count = repeats[name]
-            found[name] = Timing(timing.seconds / count, timing.spread / count, timing.rounds)
-    return {name: found[name] for name in calls}
-
-
-def once(call: Callable[[], None]) -> float:
-    """Seconds of a single call."""
-    return speed.interleaved({"": call}, rounds=1, warmup=0)[""].seconds
-
-
-def repeat(call: Callable[[], None], count: int) -> None:
-    for _ in range(count):
-        call()
 
 
 def counted(value: int, unit: str = "") -> Measure:

@@ -112,7 +112,8 @@ def pare(
         str | None, typer.Option(help="accuracy, bits_per_byte, perplexity or bleu: what the task has.")
     ] = None,
     max_drop: Annotated[
-        float | None, typer.Option(min=0.0, help="The most it may lose, in points; of perplexity in percent. [1.0]")
+        float | None,
+        typer.Option(min=0.0, help="The most it may lose: points, or percent where less is better. [1.0]"),
     ] = None,
     target: Annotated[
         str | None, typer.Option("--for", help="What is to be saved: latency, parameters or state. [latency]")
@@ -147,10 +148,44 @@ def pare(
     }
     options = [word for name, value in typed.items() if value is not None for word in (name, str(value))]
     command = shlex.join(["bareformers", "pare", model, *options, *(overrides or [])])
-    recipe = reduction.recipe_of(model, data, given, overrides or [])
+    said = {key: value for key, value in given.items() if value is not None}
+    recipe = reduction.recipe_of(model, data, said, overrides or [])
     found = reduction.carry_out(recipe, command, log=say)
     show(found.comparison, found.folder)
     print(f"Model:  {found.folder / 'model'}\n{found.study.remark}")
+
+
+@app.command()
+@plain_errors()
+def export(
+    folder: Annotated[Path, typer.Argument(help="A run folder, that of a paring, or of a model of transformers.")],
+    format: Annotated[str, typer.Option(help="onnx, or torch (torch.export).")] = "onnx",
+    output: Annotated[
+        Path | None, typer.Option(help="File; model.onnx or model.pt2 in the folder by default. One there is replaced.")
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(min=0, help="Timings of the graph and of the model, in turns; the median counts. 0: none.")
+    ] = 5,
+) -> None:
+    """Write a model as one graph for any batch and length, once it gives what the model gives.
+
+    It is one forward pass: decoding with a state is not exported.
+    """
+    prepare()
+    from rich.console import Console
+    from rich.table import Table
+
+    from bareformers import export as exporting
+
+    found = exporting.export(folder, output, format, rounds, log=say)
+    if found.latencies:
+        table = Table(f"{found.tokens} tokens", *found.latencies, box=None, header_style="dim")
+        for rows in next(iter(found.latencies.values())):
+            times = (f"{by_rows[rows]:.2f} ms" for by_rows in found.latencies.values())
+            table.add_row(f"batch {rows}", *times)
+        Console().print(table)
+    print(f"Differs from the model by {found.difference:.1e} of the largest output at most")
+    print(f"Graph: {found.path}")
 
 
 def prepare() -> None:
@@ -459,10 +494,12 @@ def growth(formula: str, role: str) -> str:
 
 
 def depends_on_t(node: ast.AST, role: str) -> bool:
-    """Whether `t` stands in an expression, outside of what is said for other roles only."""
+    """Whether `t` stands in an expression, outside of what is said for other roles or for few positions only."""
     if isinstance(node, ast.IfExp) and names_in(node.test) == {"role"}:
         test = compile(ast.Expression(node.test), "formula", "eval")
         return depends_on_t(node.body if eval(test, {"__builtins__": {}}, {"role": role}) else node.orelse, role)
+    if isinstance(node, ast.IfExp) and ast.unparse(node.test).startswith("t < "):
+        return depends_on_t(node.orelse, role)
     if isinstance(node, ast.Name):
         return node.id == "t"
     return any(depends_on_t(child, role) for child in ast.iter_child_nodes(node))

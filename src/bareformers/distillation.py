@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple, cast
 from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
-from bareformers import execution, registry, run_folder
+from bareformers import execution, pretrained, registry, run_folder
 from bareformers.assessment import ASSESSMENTS, MODELS, evaluate, is_causal, mixers_of, padded
 from bareformers.data.examples import IGNORED
 from bareformers.data.tasks import TaskData
@@ -32,7 +31,7 @@ from bareformers.recipe import Distillation, Task, validated
 from bareformers.report.layers import LayerStudy, Order, Replaced, Role
 from bareformers.report.result import Comparison, Measure, RunResult, write_whole
 from bareformers.run_folder import Log, Run
-from bareformers.training.distill import Grade, Lesson, Lessons, examine
+from bareformers.training.distill import Grade, Lesson, Lessons, can_match, examine
 from bareformers.training.ledger import Ledger, Spent, save, saved
 from bareformers.training.objectives import Imitated, Imitation
 
@@ -151,7 +150,8 @@ def load_teacher(recipe: Distillation) -> Teacher:
         )
     there = folder / "recipe.yaml"
     own = run_folder.read_yaml(there) if there.exists() else {}
-    source, asked = laid_over(own.get("data"), recipe.data), laid_over(own.get("task"), recipe.task)
+    source = pretrained.laid_over(own.get("data"), recipe.data)
+    asked = pretrained.laid_over(own.get("task"), recipe.task)
     if not (source and asked):
         missing = "task" if source else "data"
         raise InputError(
@@ -167,15 +167,17 @@ def load_teacher(recipe: Distillation) -> Teacher:
         )
     if task.max_length > (limit := model.config.max_position_embeddings):
         raise InputError(f"task.max_length {task.max_length} is more than the {limit} positions of the teacher")
+    source = pretrained.section_for(source, task.name)
     data = run_folder.load_data(source, task, tokenizer)
     known = tuple(map(str, (model.config.id2label or {}).values()))
     if data.labels and known != data.labels:
         raise InputError(f"the teacher knows the classes {', '.join(known)}, and the data has {', '.join(data.labels)}")
+    weights = sorted(folder.glob("model/*.safetensors")) or sorted(folder.glob("*.safetensors"))
     said = f"The tokenizer, of {len(tokenizer):,} tokens, is the teacher's; vocab_size is not read."
     sections = {
         "plugins": list(dict.fromkeys([*(own.get("plugins") or []), *recipe.plugins])),
         "teacher": recipe.teacher,
-        "teacher_weights": digest(folder),
+        "teacher_weights": run_folder.digest(file.read_bytes() for file in weights),
         "data": source,
         "task": task.model_dump(mode="json"),
     }
@@ -189,19 +191,6 @@ def load_teacher(recipe: Distillation) -> Teacher:
         spent,
         RunResult.load(done).budget if done.exists() else {},
     )
-
-
-def laid_over(own: dict[str, Any] | None, given: dict[str, Any]) -> dict[str, Any]:
-    """A section of the teacher's recipe with what `given` says instead; all of `given` where it names another thing."""
-    return given if own is None or given.get("name", own.get("name")) != own.get("name") else {**own, **given}
-
-
-def digest(folder: Path) -> str:
-    """Of the weights of a model, so that those of another are not taken for them."""
-    found = hashlib.sha256()
-    for file in sorted(folder.glob("model/*.safetensors")) or sorted(folder.glob("*.safetensors")):
-        found.update(file.read_bytes())
-    return found.hexdigest()[:16]
 
 
 def enrol(name: str, given: dict[str, Any], teacher: Teacher) -> Student:
@@ -249,13 +238,6 @@ def check_fit(teacher: Any, model: Any, parts: Sequence[Part]) -> None:
     for name in model.state_dict():
         if not name.startswith(inside) and name not in known:
             raise InputError(f"it needs {name}, which the teacher does not have; write other mixers")
-
-
-def can_match(mixer: Any, student: Any) -> bool:
-    """Whether both have maps, of as many heads, and that of the student is made of something that learns."""
-    named = ((name.partition(".")[0], parameter) for name, parameter in student.named_parameters())
-    learns = any(parameter.requires_grad and part not in ("value", "output") for part, parameter in named)
-    return mixer.has_map and student.has_map and learns and mixer.slot.num_heads == student.slot.num_heads
 
 
 def mixers(model: Any) -> dict[str, Any]:

@@ -315,13 +315,15 @@ class Distillation(Study):
 class Search(Section):
     """How it is found what can be replaced."""
 
-    share: Annotated[float, Field(gt=0, lt=1)] = 0.1  # of the training side that it is scored on; with a test: none
-    examples: Count | None = 1000  # of those that are scored, the most
+    # Of the validation side, the rest of which verifies; without a test side, of the training side. 0.5 and 0.1.
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    examples: Count | None = 1000  # that it is scored on, the most
     noise: Annotated[float, Field(ge=0)] | None = None  # drops below it count as it; by default one example's
+    slack: Annotated[float, Field(ge=1)] = 1.0  # times max_drop that it may lose, where fine-tuning wins back the rest
 
 
-LESSONS: dict[str, Any] = {"budget": {"epochs": 1}}
-TUNING: dict[str, Any] = {"budget": {"epochs": 1}, "learning_rate": 5e-5, "logits": 0.5}
+LESSONS: dict[str, Any] = {"budget": {"epochs": 2}, "warmup_steps": 10}
+TUNING: dict[str, Any] = {"budget": {"epochs": 1}, "learning_rate": 5e-5, "warmup_steps": 10, "logits": 0.5}
 
 
 class Paring(Study):
@@ -331,7 +333,7 @@ class Paring(Study):
     data: dict[str, Any] = {}  # of a run what differs from its own
     task: dict[str, Any] = {}
     candidates: Annotated[list[str | dict[str, Any]], Field(min_length=1)] = ["gaussian", "average", "linear"]
-    max_drop: Annotated[float, Field(ge=0)] = 1.0  # of the metric, in points; of perplexity in percent
+    max_drop: Annotated[float, Field(ge=0)] = 1.0  # of the metric, in points; where less of it is better, in percent
     metric: str = ""  # the first of those that the task has
     target: Annotated[
         Literal["latency", "parameters", "state"], Field(validation_alias=AliasChoices("target", "for"))
@@ -386,10 +388,7 @@ def load_paring(path: Path, overrides: list[str] | None = None) -> Paring:
 
 def paring(given: dict[str, Any], overrides: list[str] | None = None) -> Paring:
     """The recipe of a paring from its keys, without a file."""
-    config = OmegaConf.create(given)
-    for override in overrides or []:
-        _override(config, override)
-    found: Paring = validated(Paring, OmegaConf.to_container(config, resolve=True), "pare")
+    found: Paring = validated(Paring, _resolved(given, overrides, "pare"), "pare")
     return found
 
 
@@ -397,33 +396,38 @@ def _load(cls: type[Study], path: Path, overrides: list[str] | None) -> Any:
     if not path.is_file():
         raise InputError(f"there is no recipe {path}")
     try:
-        given = OmegaConf.create(path.read_text(encoding="utf-8"))
-        for override in overrides or []:
-            _override(given, override)
-        plain = OmegaConf.to_container(given, resolve=True)
+        plain = _resolved(path.read_text(encoding="utf-8"), overrides, str(path))
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 (byte {error.start})") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    except (OmegaConfBaseException, AssertionError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(plain, dict):
         own = [name for name, field in cls.model_fields.items() if field.is_required()]
         raise InputError(f"{path} should hold a mapping with {', '.join(own[:-1])} and {own[-1]}")
     return validated(cls, plain, str(path))
 
 
+def _resolved(given: str | dict[str, Any], overrides: list[str] | None, where: str) -> Any:
+    """What YAML or a mapping says, with overrides and all references filled in."""
+    try:
+        config = OmegaConf.create(given)
+        for override in overrides or []:
+            _override(config, override)
+        return OmegaConf.to_container(config, resolve=True)
+    except InputError:
+        raise
+    except yaml.YAMLError as error:
+        raise InputError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+    except (OmegaConfBaseException, AssertionError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: {' '.join(str(error).split())}") from error
+
+
 def _override(given: Any, override: str) -> None:
-    """Apply `key.sub=value`; a new kind of budget replaces the old, and `seeds` those of variants too."""
+    """Apply `key.sub=value`; a kind of budget and `data` replace what was there, and `seeds` those of variants too."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise InputError(f"{override!r} is no override; write key=value, as in training.learning_rate=0.001")
     try:
-        OmegaConf.update(
-            given, key, yaml.safe_load(value) if value else None, merge=not key.endswith(".budget"), force_add=True
-        )
+        merge = key != "data" and not key.endswith(".budget")
+        OmegaConf.update(given, key, yaml.safe_load(value) if value else None, merge=merge, force_add=True)
     except (OmegaConfBaseException, yaml.YAMLError, TypeError, ValueError, KeyError) as error:
         raise InputError(f"{override!r} cannot be applied: {' '.join(str(error).split())}") from error
     if key == "seeds" and OmegaConf.is_dict(given.get("variants")):

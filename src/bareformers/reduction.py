@@ -7,12 +7,12 @@ savings, scores of the search, trials that were fine-tuned and verified, the mod
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +21,26 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_model
 from torch import nn
-from transformers import AutoTokenizer, set_seed
+from transformers import set_seed
 
-from bareformers import execution, recipe, registry, run_folder
+from bareformers import execution, pretrained, recipe, registry, run_folder
 from bareformers.assessment import ASSESSMENTS, MODELS, evaluate, is_causal, padded, words, write_samples
-from bareformers.data.examples import Examples, part
-from bareformers.data.tasks import TaskData, prepare
+from bareformers.data.examples import part
+from bareformers.data.tasks import TaskData
 from bareformers.data.tokens import bytes_per_token
 from bareformers.errors import Diverged, InputError, unknown
 from bareformers.measure import cost, environment
 from bareformers.measure import quality as likelihoods
 from bareformers.paring import drawing, savings, surgery
-from bareformers.paring.search import Assignment, Trace, lost, search
-from bareformers.paring.teaching import Candidates, Place, named, places_of
+from bareformers.paring.search import TINY, Assignment, Trace, lost, search
+from bareformers.paring.teaching import Candidates, Place, named, places_of, without_cache
 from bareformers.recipe import Finetune, Paring, Task, Training, validated
 from bareformers.report import html
-from bareformers.report.paring import ParingStudy, Trial, Tried
+from bareformers.report.paring import ParingStudy, Trial
 from bareformers.report.result import Comparison, Measure, RunResult, aggregate, write_csv, write_whole
 from bareformers.run_folder import Log
 from bareformers.training.distill import Lessons, examine
-from bareformers.training.ledger import Ledger, Spent
+from bareformers.training.ledger import Spent
 from bareformers.training.objectives import Imitated, Objective, OpenImitation
 from bareformers.training.trainer import BareTrainer
 
@@ -53,13 +53,11 @@ METRICS: dict[str, tuple[str, ...]] = {
 }
 """What a paring can bound, by task."""
 
-HEADS = {
-    "SequenceClassification": "classification",
-    "MaskedLM": "masked_language_modelling",
-    "CausalLM": "language_modelling",
-    "LMHead": "language_modelling",
-}
+IN_PERCENT = ("bits_per_byte", "perplexity")  # less is better, and a drop is in percent of the original's
+
+ASSIGNMENT = "replaced.json"
 LEARNT = "lessons.safetensors"
+SHARES = {"validation": 0.5, "training": 0.1}  # of a side that the search looks at
 
 
 @dataclass(frozen=True)
@@ -86,20 +84,24 @@ class Subject:
     """A model that is to be pared, and data.
 
     Attributes:
-        data: with that part of the training side that is trained on; the held-out side verifies.
-        searched: the same, where the part that the search looks at is the test side.
+        data: with that part of the training side that is trained on; its held-out side only tells how it went.
+        searched: the same, where what the search looks at is the test side.
+        verifying: the same, where what verifies is the test side.
         weights: a digest of them.
         candidates: for each place.
+        division: what the search looks at, and what verifies, in a sentence.
         notes: which do not fit into some places.
     """
 
     model: Any
     data: TaskData
     searched: TaskData
+    verifying: TaskData
     metric: str
     weights: str
     paring: Paring
     candidates: Candidates
+    division: str
     notes: list[str]
 
     @property
@@ -117,10 +119,8 @@ class Subject:
         return quality[self.metric].value
 
     def drop(self, original: float, now: float) -> float:
-        """What is lost of the metric: points, and of a perplexity percent."""
-        if self.metric == "perplexity":
-            return 100 * (now / original - 1)
-        return now - original if self.metric == "bits_per_byte" else lost(original, now)
+        """What is lost of the metric: points, or percent of the original."""
+        return 100 * (now / original - 1) if self.metric in IN_PERCENT else lost(original, now)
 
 
 def pare(
@@ -151,82 +151,19 @@ def recipe_of(
     overrides: Sequence[str] = (),
 ) -> Paring:
     """The recipe that arguments amount to."""
-    keys = {key: value for key, value in given.items() if value is not None}
+    keys = dict(given)
     if "seed" in keys:
         keys["seeds"] = [keys.pop("seed")]
     if "output" in keys:
         keys["output"] = str(keys["output"])
     if data is not None:
-        keys["data"] = data_of(data)
+        keys["data"] = pretrained.data_of(data)
     path = Path(model).expanduser()
     if path.suffix in (".yaml", ".yml"):
         said = [f"{key}={json.dumps(value)}" for key, value in keys.items()]
         return recipe.load_paring(path, [*said, *overrides])
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"pare-{'-'.join(path.parts[-3:])}").strip("-.")
     return recipe.paring({"name": name, "model": str(model), **keys}, list(overrides))
-
-
-def data_of(given: Mapping[str, Any] | str | Path) -> dict[str, Any]:
-    """The data section that a user means: a section, as YAML too, or a folder with a file for each side."""
-    if isinstance(given, Mapping):
-        return dict(given)
-    folder = Path(given).expanduser()
-    if not folder.is_dir():
-        try:
-            section = yaml.safe_load(str(given))
-        except yaml.YAMLError:
-            section = None
-        if isinstance(section, dict):
-            return section
-        raise InputError(
-            f"there is no folder {given}; write one with train.txt, validation.txt and test.txt, or the data section "
-            f"of a recipe, as in '{{name: labelled_text, train: ...}}'"
-        )
-    if (folder / "recipe.yaml").exists() and (found := run_folder.read_yaml(folder / "recipe.yaml").get("data")):
-        return dict(found)
-    return sides_in(folder)
-
-
-def sides_in(folder: Path) -> dict[str, Any]:
-    """The data section for a folder with a file for each side; which source reads them, the task decides."""
-    names = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-    sides: dict[str, str] = {}
-    for side, stems in names.items():
-        files = [folder / f"{stem}{suffix}" for stem in stems for suffix in (".txt", ".tsv", ".csv")]
-        if file := next(filter(Path.exists, files), None):
-            sides[side] = str(file)
-    if "train" not in sides:
-        raise InputError(
-            f"{folder} has no training data; put train.txt there (or .tsv, .csv), and validation and test beside it"
-        )
-    return sides
-
-
-def section_for(given: dict[str, Any], task: str) -> dict[str, Any]:
-    """A data section with a source; files that came without one are read as the task needs them."""
-    if "name" in given:
-        return given
-    if task == "classification":
-        suffix = Path(given["train"]).suffix
-        columns: dict[str, Any] = {}
-        if suffix in (".tsv", ".csv"):
-            first = Path(given["train"]).read_text(encoding="utf-8").partition("\n")[0]
-            found = [cell.strip().strip('"') for cell in first.split("\t" if suffix == ".tsv" else ",")]
-            text = next((name for name in ("text", "sentence") if name in found), None)
-            if text is None or "label" not in found:
-                raise InputError(
-                    f"{given['train']} has the columns {', '.join(found)}, and a text and a label are needed; name "
-                    f"them text and label in the first line, or write the data section"
-                )
-            columns = {"format": suffix[1:], "text": text, "label": "label"}
-        return {"name": "labelled_text", **given, **columns}
-    if task in ("language_modelling", "masked_language_modelling"):
-        if "validation" not in given:
-            if "test" in given:
-                raise InputError("there is a test file and none for validation; give both, or train alone")
-            return {"name": "text", "path": given["train"]}
-        return {"name": "text", **given}
-    raise InputError(f"which files belong to {task} is not clear; write the data section, with its name")
 
 
 def carry_out(paring: Paring, command: str, log: Log = print) -> Pared:
@@ -237,7 +174,7 @@ def carry_out(paring: Paring, command: str, log: Log = print) -> Pared:
     """
     run_folder.import_plugins(paring.plugins)
     subject = begin(paring)
-    for note in (*subject.data.notes, *subject.notes):
+    for note in (*subject.data.notes, subject.division, *subject.notes):
         log(note)
     with execution.resumable(command):
         return finish(subject, command, log)
@@ -245,15 +182,15 @@ def carry_out(paring: Paring, command: str, log: Log = print) -> Pared:
 
 def begin(paring: Paring) -> Subject:
     """The model and its data, and the folder claimed; an `InputError` where something does not fit."""
-    model, tokenizer, own = opened(paring.model)
+    model, tokenizer, own = pretrained.opened(paring.model)
     run_folder.import_plugins(own.get("plugins") or [])
-    kind = task_of(model, own)
-    asked = laid_over(own.get("task"), paring.task)
+    kind = pretrained.task_of(model, own)
+    asked = pretrained.laid_over(own.get("task"), paring.task)
     limit = savings.readable(model)
     task = validated(Task, {"name": kind, "max_length": min(128, limit), **asked}, "task")
     if MODELS[task.name] is not MODELS[kind]:
         raise InputError(f"{paring.model} is a {type(model).__name__}, which is no model for {task.name}")
-    known = METRICS[task.name]
+    known = tuple(each for each in METRICS[task.name] if each != "bits_per_byte" or bytes_per_token(tokenizer).any())
     metric = paring.metric or known[0]
     if metric not in known:
         raise unknown(f"metric for {task.name}", metric, known)
@@ -263,118 +200,52 @@ def begin(paring: Paring) -> Subject:
         registry.mixers.parse(spec, "candidates")
     if not places_of(model):
         raise InputError(f"{paring.model} has no attention that anything could take the place of")
-    given = laid_over(own.get("data"), paring.data)
+    given = pretrained.laid_over(own.get("data"), paring.data)
     if not given:
         raise InputError(f"{paring.model} has no recipe.yaml that says what it was trained on; write --data, or data:")
-    section = section_for(given, task.name)
-    data = loaded(section, task, tokenizer, model)
+    section = pretrained.section_for(given, task.name)
+    data = run_folder.load_data(section, task, tokenizer, model)
     paring = paring.model_copy(update={"data": section, "task": task.model_dump(mode="json"), "metric": metric})
-    train, searched, note = sides(data, tokenizer, paring)
-    data = replace(data, train=train, notes=(*data.notes, note))
+    data, searched, verifying, division = divided(data, tokenizer, paring)
     model.to(environment.default_device()).eval()
     savings.check(model, paring.target)
     candidates, notes = enrolled(model, paring)
-    subject = Subject(model, data, replace(data, test=searched), metric, digest(model), paring, candidates, notes)
+    subject = Subject(model, data, searched, verifying, metric, digest(model), paring, candidates, division, notes)
     claim(subject)
     return subject
 
 
-def opened(source: str) -> tuple[Any, Any, dict[str, Any]]:
-    """A model, its tokenizer, and the recipe beside it, if there is one."""
-    folder = Path(source).expanduser()
-    there = folder / "model" if (folder / "model").is_dir() else folder
-    own = run_folder.read_yaml(folder / "recipe.yaml") if (folder / "recipe.yaml").exists() else {}
-    if folder.is_dir() and not (there / "config.json").exists():
-        run_folder.load_model(folder)  # says what is missing
-    if folder.is_dir() and json.loads((there / "config.json").read_text("utf-8")).get("model_type") == "bareformer":
-        return (*run_folder.load_model(folder), own)
-    where = str(there) if folder.is_dir() else source
-    model = surgery.load(where).float()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(where)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{where} has no tokenizer: {' '.join(str(error).split())}; put it beside the model"
-        ) from error
-    if len(tokenizer) > model.config.vocab_size:
-        raise InputError(
-            f"the model in {where} has {model.config.vocab_size:,} tokens and its tokenizer {len(tokenizer):,}; put "
-            f"the tokenizer beside it that it was trained with"
-        )
-    return model, tokenizer, own
+def divided(data: TaskData, tokenizer: Any, paring: Paring) -> tuple[TaskData, TaskData, TaskData, str]:
+    """What is trained on and told of in the end, what the search looks at, what verifies, and all that in a sentence.
 
-
-def task_of(model: Any, own: Mapping[str, Any]) -> str:
-    """What a model does."""
-    if (own.get("task") or {}).get("name"):
-        return str(own["task"]["name"])
-    if model.config.is_encoder_decoder:
-        return "translation"
-    name = type(model).__name__
-    if found := next((task for head, task in HEADS.items() if head in name), None):
-        return found
-    raise InputError(
-        f"a {name} does no task that is known here; load one with a head, such as a ...ForSequenceClassification"
-    )
-
-
-def laid_over(own: Mapping[str, Any] | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    """A section of the model's own recipe with what `given` says instead; all of `given` where it is about another."""
-    same = own is not None and given.get("name", own.get("name")) == own.get("name")
-    return {**own, **given} if own and same else dict(given)
-
-
-def loaded(section: dict[str, Any], task: Task, tokenizer: Any, model: Any) -> TaskData:
-    """The data, with classes in the order in which the model knows them."""
-    _, source = registry.sources.parse(section, "data")
-    corpus = source.load()
-    if task.name == "classification" and corpus.kind == "labelled":
-        known = tuple(str(model.config.id2label[index]) for index in range(model.config.num_labels))
-        found = corpus.labels or tuple(dict.fromkeys(item.label for item in corpus.train))
-        if set(found) != set(known):
-            raise InputError(
-                f"the model knows the classes {', '.join(known)}, and the data has {', '.join(sorted(found))}; name "
-                f"them alike, as with label_names: [{', '.join(known)}]"
-            )
-        corpus = replace(corpus, labels=known)
-    return prepare(
-        corpus,
-        task.name,
-        task.vocab_size,
-        task.max_length,
-        task.too_long,
-        tokenizer=tokenizer,
-        mask_share=task.mask_share,
-    )
-
-
-def sides(data: TaskData, tokenizer: Any, paring: Paring) -> tuple[Examples, Examples, str]:
-    """What is trained on, what the search looks at, and a sentence about both."""
+    The search and what verifies share the validation side. Without a test side all of that verifies, and tells how it
+    went, and the search has a part of the training side.
+    """
     sizes, most = bytes_per_token(tokenizer), paring.search.examples
+    side = "validation" if len(data.test) else "training"
+    whole = data.validation if len(data.test) else data.train
+    size = round((paring.search.share or SHARES[side]) * len(whole))
+    if not 0 < size < len(whole):
+        raise InputError(
+            f"{len(whole):,} {side} examples are too few to divide between the search and the rest; give more, or "
+            f"another search.share"
+        )
+    order = np.random.default_rng(paring.seeds[0]).permutation(len(whole))
+    size = min(size, most or size)
+    looked, rest = (part(whole, np.sort(rows), sizes) for rows in (order[:size], order[size:]))
+    train, verifying = (data.train, rest) if len(data.test) else (rest, data.validation)
+    said = f"The search looks at {len(looked):,} {side} examples"
     if len(data.test):
-        count = min(len(data.validation), most or len(data.validation))
-        found = part(data.validation, 0, count, sizes)
-        return data.train, found, f"The search looks at {count:,} validation examples; the test side verifies."
-    size = max(1, round(paring.search.share * len(data.train)))
-    if size >= len(data.train):
-        raise InputError("there is no training data left beside what the search looks at; give more text")
-    stop = len(data.train) - size
-    count = min(size, most or size)
-    said = f"The search looks at {count:,} of the last {size:,} training examples, which nothing is trained on; the "
-    return (
-        part(data.train, 0, stop, sizes),
-        part(data.train, stop, stop + count, sizes),
-        f"{said}validation side verifies.",
-    )
+        said += f", {len(rest):,} others verify, and the test side has no say."
+    else:
+        said += ", on which nothing is trained; the validation side verifies, and tells how it went."
+    return replace(data, train=train), replace(data, test=looked), replace(data, test=verifying), said
 
 
 def digest(model: Any) -> str:
     """Of the weights of a model, so that those of another are not taken for them."""
-    found = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
+    tensors = ((name, tensor.detach().cpu().contiguous().reshape(-1)) for name, tensor in model.state_dict().items())
+    return run_folder.digest(name.encode() + tensor.view(torch.uint8).numpy().tobytes() for name, tensor in tensors)
 
 
 def claim(subject: Subject) -> None:
@@ -394,37 +265,42 @@ def finish(subject: Subject, command: str, log: Log) -> Pared:
     """All stages, as far as they are not done."""
     model, paring, folder, data = subject.model, subject.paring, subject.folder, subject.data
     set_seed(subject.seed)
-    candidates = subject.candidates
-    first = measured(subject, "original", model, "as it was trained", log)
-    teach(subject, candidates, log)
-    saves, shares = saved_by(subject, candidates, log)
-    trace = searched(subject, candidates, saves, log)
-    before = first.quality[subject.metric].value
-    pared, trials = verified(subject, candidates, trace, before, log)
-    taken = trials[-1].steps if trials else 0
-    final = {str(place): name for place, name in chosen(candidates, trace.after(taken)).items()}
-    remark = ended(trace, trials, taken, subject)
+    results = {"original": measured(subject, "original", model, {}, "as it was trained", log)}
+    teach(subject, log)
+    saves, shares = savings_of(subject, log)
+    trace = find(subject, saves, log)
+    pared, trials = verified(subject, trace, log)
+    final = trace.after(trials[-1].steps if trials else 0)
+    models = {"original": model, "pared": pared}
+    if final and paring.finetune is not None:
+        models["fine_tuned"] = tuned(subject, {}, folder / "tuned" / "original", log)
+        said = "the original with the same fine-tuning"
+        results["fine_tuned"] = measured(subject, "fine_tuned", models["fine_tuned"], {}, said, log)
+    results["pared"] = measured(subject, "pared", pared, final, written(final, trace), log)
+    if saved_assignment(folder / "model") != final:
+        run_folder.save_model(folder / "model", pared, data, Spent())
+        write_whole(folder / "model" / ASSIGNMENT, json.dumps(final, indent=1) + "\n")
+    remark = ended(subject, trace, trials, results)
     log(remark)
-    run_folder.save_model(folder / "model", pared, data, Spent())
-    second = measured(subject, "pared", pared, written(final, trace), log)
-    timed(subject, {"original": (model, first), "pared": (pared, second)}, log)
+    time_all(subject, models, results, log)
     study = ParingStudy(
         metric=subject.metric,
         target=paring.target,
         max_drop=paring.max_drop,
+        in_percent=subject.metric in IN_PERCENT,
         original=trace.original,
         attention={f"batch of {rows}": share for rows, share in shares.items()},
         alone=trace.alone,
         savings=trace.savings,
-        steps=[Tried(**asdict(step)) for step in trace.steps],
+        steps=trace.steps,
         trials=trials,
         final=final,
         remark=remark,
-        settings=data.notes[-1],
+        settings=subject.division,
     )
     study.save(folder / "trace.json")
     comparison = aggregate(
-        [first, second],
+        list(results.values()),
         name=paring.name,
         command=command,
         baseline="original",
@@ -432,7 +308,7 @@ def finish(subject: Subject, command: str, log: Log) -> Pared:
         description=paring.description or f"{paring.model}, pared down: {remark}",
         environment=environment.describe(paring.training.precision),
         recipe=paring.model_dump(mode="json"),
-        notes=[*data.notes, *subject.notes],
+        notes=[*data.notes, subject.division, *subject.notes],
     )
     comparison.save(folder / "result.json")
     write_csv(comparison, folder / "results.csv")
@@ -442,23 +318,28 @@ def finish(subject: Subject, command: str, log: Log) -> Pared:
 
 def enrolled(model: Any, paring: Paring) -> tuple[Candidates, list[str]]:
     """The candidates of every place, and sentences about places that some do not fit into."""
-    wanted, notes = [], []
+    wanted, notes, places = [], [], places_of(model)
     names = [named(spec) for spec in paring.candidates]
     if len(set(names)) < len(names):
         raise InputError("candidates name a mixer twice; name it once")
+    if paring.target == "state":  # an encoder has none
+        places = [place for place in places if place.role != "encoder"]
+    for place in places:  # what students learn from is attention of ours in the place of that which is there
+        surgery.put_back(model, surgery.swap(model, "dot_product", place.layer, place.role))
     for spec, name in zip(paring.candidates, names, strict=True):
-        fitting, refused = [], dict[str, list[Place]]()
-        for place in places_of(model):
+        refused: dict[Place, str] = {}
+        for place in places:
             try:
                 surgery.planned(model, spec, place.layer, place.role)
-                fitting.append((place, spec))
             except InputError as error:
-                refused.setdefault(str(error), []).append(place)
-        if not fitting:
-            raise InputError(f"candidate {name} fits nowhere: {next(iter(refused))}")
-        notes += [f"{name} is no candidate for {len(each)} places: {said}." for said, each in refused.items()]
-        wanted += fitting
-    wanted.sort(key=lambda each: places_of(model).index(each[0]))
+                refused[place] = str(error)
+        wanted += [(place, spec) for place in places if place not in refused]
+        if len(refused) == len(places):
+            raise InputError(f"candidate {name} fits nowhere: {next(iter(refused.values()))}")
+        for role in dict.fromkeys(place.role for place in refused):
+            said = [why for place, why in refused.items() if place.role == role]
+            notes.append(f"{name} is no candidate for {len(said)} places of the {role}: {said[0]}.")
+    wanted.sort(key=lambda each: places.index(each[0]))
     return Candidates(model, wanted, match_maps=paring.match_maps, seed=paring.seeds[0]), notes
 
 
@@ -494,9 +375,10 @@ def trainer_of(
     )
 
 
-def teach(subject: Subject, candidates: Candidates, log: Log) -> None:
+def teach(subject: Subject, log: Log) -> None:
     """Train all candidates at once, unless that was done before."""
     folder, paring = subject.folder / "lessons" / f"seed{subject.seed}", subject.paring
+    candidates = subject.candidates
     done = folder / "lessons.json"
     students = list(candidates.students.values())
 
@@ -536,26 +418,32 @@ def teach(subject: Subject, candidates: Candidates, log: Log) -> None:
             trainer.remove_checkpoints()
 
 
-def saved_by(
-    subject: Subject, candidates: Candidates, log: Log
-) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """What candidates save by place and name, and the share of attention in the forward pass; measured once."""
+def savings_of(subject: Subject, log: Log) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """What candidates save by place and name, and the share of attention in the forward pass.
+
+    Measured once, for as long as the machine is the same.
+    """
     file, target = subject.folder / "savings.json", subject.paring.target
-    if not file.exists():
-        log(f"measuring what {len(candidates.students)} candidates save ({target})")
-        found, shares = savings.measure(candidates, target, max(subject.paring.evaluation.speed_rounds, 1))
-        by_place = {str(place): values for place, values in found.items()}
-        write_whole(file, json.dumps({"savings": by_place, "attention": shares}, indent=1) + "\n")
-    try:
-        known = json.loads(file.read_text(encoding="utf-8"))
-        return known["savings"], known["attention"]
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{file} is damaged: {error}; remove it, and it is measured again") from error
+    machine = environment.describe("fp32")
+    if file.exists():
+        try:
+            known = json.loads(file.read_text(encoding="utf-8"))
+            if all(known["machine"][key] == machine[key] for key in ("processor", "threads", "device")):
+                return known["savings"], known["attention"]
+        except (ValueError, KeyError) as error:
+            raise InputError(f"{file} is damaged: {error}; remove it, and it is measured again") from error
+        log("the machine is another now")
+    log(f"measuring what {len(subject.candidates.students)} candidates save ({target})")
+    found, shares = savings.measure(subject.candidates, target, subject.paring.evaluation.speed_rounds)
+    by_place = {str(place): values for place, values in found.items()}
+    said = {"savings": by_place, "attention": shares, "machine": machine}
+    write_whole(file, json.dumps(said, indent=1) + "\n")
+    return by_place, shares
 
 
-def searched(subject: Subject, candidates: Candidates, saves: dict[str, dict[str, float]], log: Log) -> Trace:
+def find(subject: Subject, saves: dict[str, dict[str, float]], log: Log) -> Trace:
     """Find what to replace, on the part that is for this."""
-    paring, examples = subject.paring, subject.searched.test
+    paring, examples, candidates = subject.paring, subject.searched.test, subject.candidates
 
     def quality(assignment: Assignment) -> float:
         replaced = candidates.install_all(chosen(candidates, assignment))
@@ -566,7 +454,7 @@ def searched(subject: Subject, candidates: Candidates, saves: dict[str, dict[str
 
     noise = paring.search.noise
     if noise is None:
-        noise = 100 / len(examples) if subject.metric == "accuracy" else paring.max_drop / 100
+        noise = 100 / int(examples.label_tokens.sum()) if subject.metric == "accuracy" else paring.max_drop / 100
     places: dict[str, list[str]] = {}
     for place, name in candidates.students:
         places.setdefault(str(place), []).append(name)
@@ -574,7 +462,7 @@ def searched(subject: Subject, candidates: Candidates, saves: dict[str, dict[str
         places,
         quality,
         lambda place, name: saves[place][name],
-        paring.max_drop,
+        paring.max_drop * paring.search.slack,
         noise=noise,
         drop=subject.drop,
         file=subject.folder / "scores.json",
@@ -582,52 +470,81 @@ def searched(subject: Subject, candidates: Candidates, saves: dict[str, dict[str
     )
 
 
-def verified(
-    subject: Subject, candidates: Candidates, trace: Trace, before: float, log: Log
-) -> tuple[Any, list[Trial]]:
-    """The model with as many of the accepted steps as the held-out side allows, and what was tried for that.
+def verified(subject: Subject, trace: Trace, log: Log) -> tuple[Any, list[Trial]]:
+    """The model with as many of the accepted steps as hold on what verifies, and what was tried for that.
 
-    Args:
-        before: the metric of the original on the held-out side.
+    The trials are in order, with ever fewer steps; none where the search accepted none.
     """
+    if not trace.accepted:
+        return subject.model, []
     trials: list[Trial] = []
+    before = trial(subject, subject.model, trace, 0, None)
     for count in range(len(trace.accepted), 0, -1):
         folder = subject.folder / "tuned" / str(count)
-        model = tuned(subject, candidates, trace.after(count), folder, log)
-        done = folder / "trial.json"
-        if not done.exists():
-            now = subject.score(model, subject.data)
-            found = Trial(steps=count, quality=now, drop=subject.drop(before, now))
-            write_whole(done, found.model_dump_json() + "\n")
-        trials.append(Trial.model_validate_json(done.read_bytes()))
-        fits = trials[-1].drop <= subject.paring.max_drop + 1e-9
+        model = tuned(subject, trace.after(count), folder, log)
+        trials.append(trial(subject, model, trace, count, before.quality))
+        fits = trials[-1].drop <= subject.paring.max_drop + TINY
         log(f"verified with {count} steps: drop {trials[-1].drop:.4g}" + ("" if fits else "; the last is undone"))
         if fits:
             return model, trials
-    return subject.model, [*trials, Trial(steps=0, quality=before, drop=0.0)] if trials else []
+        shutil.rmtree(folder / "model", ignore_errors=True)
+    return subject.model, [*trials, before]
 
 
-def tuned(subject: Subject, candidates: Candidates, assignment: Assignment, folder: Path, log: Log) -> Any:
+def trial(subject: Subject, model: Any, trace: Trace, count: int, before: float | None) -> Trial:
+    """What a model with so many steps gives on what verifies; from its folder where that was done.
+
+    Args:
+        before: what the original gives; None for the original.
+    """
+    done = subject.folder / "tuned" / str(count) / "trial.json"
+    if done.exists():
+        found = Trial.model_validate_json(done.read_bytes())
+        if found.replaced == trace.after(count):
+            return found
+    now = subject.score(model, subject.verifying)
+    drop = 0.0 if before is None else subject.drop(before, now)
+    found = Trial(steps=count, quality=now, drop=drop, replaced=trace.after(count))
+    done.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(done, found.model_dump_json() + "\n")
+    return found
+
+
+def tuned(subject: Subject, assignment: Assignment, folder: Path, log: Log) -> Any:
     """A copy of the model with replacements, fine-tuned whole where the recipe says so; or what its folder has."""
     settings, there = subject.paring.finetune, folder / "model"
-    if (there / Ledger.FILE).exists():
-        model, *_ = opened(str(there))
+    if saved_assignment(there) == assignment:
+        model, *_ = pretrained.opened(str(there))
         return model.to(subject.model.device).eval()
-    replaced = candidates.install_all(chosen(candidates, assignment))
+    shutil.rmtree(there, ignore_errors=True)
+    claimed = folder / ASSIGNMENT
+    if claimed.exists() and json.loads(claimed.read_text("utf-8")) != assignment:
+        shutil.rmtree(folder)  # checkpoints of what is not wanted any more
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(claimed, json.dumps(assignment, indent=1) + "\n")
+    replaced = subject.candidates.install_all(chosen(subject.candidates, assignment))
     model = copy.deepcopy(subject.model).requires_grad_(True)
     surgery.put_back(subject.model, replaced)
-    spent = Spent()
-    if settings is not None:
-        spent = finetune(subject, model, settings, folder, log)
-    run_folder.save_model(there, model, subject.data, spent)
+    trainer = None if settings is None else finetune(subject, model, assignment, settings, folder, log)
+    run_folder.save_model(there, model, subject.data, Spent() if trainer is None else trainer.ledger.spent)
+    write_whole(there / ASSIGNMENT, json.dumps(assignment, indent=1) + "\n")
+    if trainer is not None:
+        trainer.remove_checkpoints()
     return model.eval()
 
 
-def finetune(subject: Subject, model: Any, settings: Finetune, folder: Path, log: Log) -> Spent:
+def saved_assignment(folder: Path) -> Assignment | None:
+    """What is replaced in a model that was saved whole; None where there is none."""
+    file = folder / ASSIGNMENT
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def finetune(
+    subject: Subject, model: Any, assignment: Assignment, settings: Finetune, folder: Path, log: Log
+) -> BareTrainer:
     """Train a pared model whole, with a share of what the original predicts."""
     searched = subject.searched
     teacher = subject.model.eval()
-    cached = {net: net.config.use_cache for net in (model, teacher) if hasattr(net.config, "use_cache")}
     flags = {parameter: parameter.requires_grad for parameter in teacher.parameters()}
 
     def validate(net: Any) -> float:
@@ -638,40 +555,30 @@ def finetune(subject: Subject, model: Any, settings: Finetune, folder: Path, log
         teacher, is_causal(searched), settings.logits, settings.temperature, settings.label_smoothing
     )
     if settings.only_replaced:
-        names = [f"{path}." for path in paths_of(model)]
+        learnt = subject.candidates.learnt(chosen(subject.candidates, assignment))
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name.startswith(tuple(names)))
+            parameter.requires_grad_(name in learnt)
     try:
-        for net in cached:
-            net.config.use_cache = False
         teacher.requires_grad_(False)
-        trainer = trainer_of(subject, model, settings, folder, f"fine-tuning {folder.name}", validate, objective)
-        execution.learn(trainer, subject.data, log)
+        with without_cache(model, teacher):
+            trainer = trainer_of(subject, model, settings, folder, f"fine-tuning {folder.name}", validate, objective)
+            execution.learn(trainer, subject.data, log)
     except Diverged as error:
         raise InputError(f"{error}; write a smaller finetune.learning_rate, and remove {subject.folder}") from error
     finally:
-        for net, cache in cached.items():
-            net.config.use_cache = cache
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
     model.requires_grad_(True)
-    run_folder.save_model(folder / "model", model, subject.data, trainer.ledger.spent)
-    trainer.remove_checkpoints()
-    return trainer.ledger.spent
+    return trainer
 
 
-def paths_of(model: Any) -> list[str]:
-    """Where mixers of ours are in a model."""
-    insides = surgery.insides_of(model)
-    mixers = [insides.mixer_at(insides.places(model)[place.role], place.layer) for place in places_of(model)]
-    return [name for name, module in model.named_modules() if any(module is mixer for mixer in mixers)]
-
-
-def measured(subject: Subject, variant: str, model: Any, description: str, log: Log) -> RunResult:
+def measured(
+    subject: Subject, variant: str, model: Any, assignment: Assignment, description: str, log: Log
+) -> RunResult:
     """A model on the held-out side, with what it costs; from its folder where that was done."""
     folder = subject.folder / variant / f"seed{subject.seed}"
     done = folder / "result.json"
-    if done.exists():
+    if done.exists() and saved_assignment(folder) == assignment:
         return RunResult.load(done)
     data, settings = subject.data, subject.paring.evaluation.model_dump(mode="json")
     log(f"{variant}: evaluating")
@@ -684,6 +591,7 @@ def measured(subject: Subject, variant: str, model: Any, description: str, log: 
     np.savez_compressed(folder / "maps.npz", **drawn(model, data))  # type: ignore[arg-type]
     result.cost = costs(model, min(int(subject.paring.task["max_length"]), savings.readable(model)))
     result.save(done)
+    write_whole(folder / ASSIGNMENT, json.dumps(assignment, indent=1) + "\n")
     return result
 
 
@@ -718,18 +626,20 @@ def drawn(model: Any, data: TaskData) -> dict[str, np.ndarray]:
     return drawing.maps(model, inputs, {"encoder": words(data, ids), "decoder": words(data, start)})
 
 
-def timed(subject: Subject, models: Mapping[str, tuple[Any, RunResult]], log: Log) -> None:
-    """The latency of both models in turns, into their results."""
-    rounds = subject.paring.evaluation.speed_rounds
+def time_all(subject: Subject, models: Mapping[str, Any], results: Mapping[str, RunResult], log: Log) -> None:
+    """The latency of the original and the pared model in turns, into their results."""
+    rounds, compared = subject.paring.evaluation.speed_rounds, ("original", "pared")
     key = f"latency_{savings.BATCHES[0]}"
-    if not rounds or all(key in result.cost for _, result in models.values()):
+    if not rounds or all(key in results[name].cost for name in compared):
         return
     log("timing both models in turns")
-    found = savings.whole_latencies({name: model for name, (model, _) in models.items()}, rounds)
-    for name, (_, result) in models.items():
-        for rows, seconds in found[name].items():
-            result.cost[f"latency_{rows}"] = Measure(value=1000 * seconds, unit="ms", better="lower")
-        result.save(subject.folder / name / f"seed{subject.seed}" / "result.json")
+    found = savings.whole_latencies({name: models[name] for name in compared}, rounds)
+    for name in compared:
+        for rows, timing in found[name].items():
+            results[name].cost[f"latency_{rows}"] = Measure(
+                value=1000 * timing.seconds, unit="ms", better="lower", spread=1000 * timing.spread
+            )
+        results[name].save(subject.folder / name / f"seed{subject.seed}" / "result.json")
 
 
 def written(final: Mapping[str, str], trace: Trace) -> str:
@@ -738,21 +648,29 @@ def written(final: Mapping[str, str], trace: Trace) -> str:
         return "nothing replaced"
     counts = {name: sum(each == name for each in final.values()) for name in dict.fromkeys(final.values())}
     said = ", ".join(f"{name} in {count}" for name, count in counts.items())
-    return f"{said} of {len(trace.savings)} places, attention in the others"
+    others = len(trace.savings) - len(final)
+    return f"{said} of {len(trace.savings)} places" + (", attention in the others" if others else "")
 
 
-def ended(trace: Trace, trials: Sequence[Trial], taken: int, subject: Subject) -> str:
-    """How it ended, in a sentence."""
+def ended(subject: Subject, trace: Trace, trials: Sequence[Trial], results: Mapping[str, RunResult]) -> str:
+    """How it ended, in a sentence or two."""
     if not trace.accepted:
         return f"{trace.remark} The model is the original."
-    final, bound = trace.after(taken), f"{subject.paring.max_drop:g}"
-    undone = len(trace.accepted) - taken
+    bound, unit = f"{subject.paring.max_drop:g}", "percent" if subject.metric in IN_PERCENT else "points"
+    final = trace.after(trials[-1].steps)
     if not final:
         return (
-            f"Nothing can be replaced: the search found {len(trace.assignment)} places for a drop of at most {bound}, "
-            f"but none held on what verifies. The model is the original."
+            f"Nothing can be replaced: the search found {len(trace.assignment)} places for a drop of at most "
+            f"{trace.max_drop:g}, but none held on what verifies. The model is the original."
         )
-    said = f"{len(final)} of {len(trace.savings)} places are replaced, for a drop of {trials[-1].drop:.3g}"
-    steps = f"{undone} more step{'s' if undone > 1 else ''} of the search"
-    more = f"; {steps} did not hold on what verifies" if undone else ""
-    return f"{said} (at most {bound}){more}."
+    said = f"{len(final)} of {len(trace.savings)} places are replaced, for a drop of {trials[-1].drop:.3g} {unit}"
+    said += f" on what verifies (at most {bound})"
+    scores = {name: result.quality[subject.metric].value for name, result in results.items()}
+    side = "on the test side, which had no say" if len(subject.data.test) else "on the whole of it"
+    said += f" and of {subject.drop(scores['original'], scores['pared']):.3g} {side}"
+    if "fine_tuned" in scores:
+        control = subject.drop(scores["fine_tuned"], scores["pared"])
+        said += f", or of {control:.3g} against the original with the same fine-tuning"
+    if undone := len(trace.accepted) - trials[-1].steps:
+        said += f"; {undone} more step{'s' if undone > 1 else ''} of the search did not hold"
+    return f"{said}."

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from bareformers.data.tasks import TaskData, prepare
 from bareformers.errors import InputError
 from bareformers.measure import environment
 from bareformers.models import BareConfig
+from bareformers.paring import surgery
 from bareformers.recipe import Evaluation, Finetune, Start, Study, Task, Training, validated
 from bareformers.report.result import write_whole
 from bareformers.training.ledger import Ledger, Spent, save
@@ -167,6 +169,14 @@ def save_model(folder: Path, model: Any, data: TaskData, spent: Spent) -> None:
     save(spent, folder)
 
 
+def digest(weights: Iterable[bytes]) -> str:
+    """A short name for weights, so that those of another model are not taken for them."""
+    found = hashlib.sha256()
+    for each in weights:
+        found.update(each)
+    return found.hexdigest()[:16]
+
+
 def load_model(folder: Path) -> tuple[Any, Any]:
     """Model and tokenizer of a run folder (or of the `model` folder inside), ready for inference."""
     if not folder.is_dir():
@@ -179,9 +189,13 @@ def load_model(folder: Path) -> tuple[Any, Any]:
     if (folder / "recipe.yaml").exists():
         import_plugins(read_yaml(folder / "recipe.yaml").get("plugins") or [])
     try:
-        auto = auto_class(AutoConfig.from_pretrained(there))
-        model, loaded = auto.from_pretrained(there, output_loading_info=True)
+        config = AutoConfig.from_pretrained(there, trust_remote_code=False)
+        if not isinstance(config, BareConfig):
+            return surgery.load(there).eval(), load_tokenizer(there)
+        model, loaded = auto_class(config).from_pretrained(there, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(there)
+    except InputError:
+        raise
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise InputError(f"the model in {there} is damaged or incomplete: {' '.join(str(error).split())}") from error
     for kind, said in (("missing_keys", "its tensors lack"), ("unexpected_keys", "config.json has no place for")):
@@ -191,18 +205,33 @@ def load_model(folder: Path) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
+def load_tokenizer(source: str | Path, **kwargs: Any) -> Any:
+    """The tokenizer beside a model of `transformers`, in a folder, in a GGUF file (`gguf_file=`) or on the hub."""
+    try:
+        found = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **kwargs)
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(
+            f"{source} has no tokenizer that can be read: {' '.join(str(error).split())}; put one beside the model"
+        ) from error
+    if len(found) <= len(found.all_special_tokens):  # what transformers makes of nothing
+        raise InputError(f"{source} has no tokenizer with words; put the one beside the model that it was trained with")
+    return found
+
+
+HEADS = {
+    "SequenceClassification": ("classification", AutoModelForSequenceClassification),
+    "MaskedLM": ("masked_language_modelling", AutoModelForMaskedLM),
+    "CausalLM": ("language_modelling", AutoModelForCausalLM),
+    "LMHead": ("language_modelling", AutoModelForCausalLM),
+}
+"""The task of a model and the class to load it with, by what the name of its own class says."""
+
+
 def auto_class(config: Any) -> Any:
     """The class to load a model with: with its head, where that is one of a language model or of a classifier."""
     name = (config.architectures or [""])[0]
-    if config.is_encoder_decoder:
-        return AutoModelForSeq2SeqLM
-    heads = {
-        "MaskedLM": AutoModelForMaskedLM,
-        "CausalLM": AutoModelForCausalLM,
-        "LMHead": AutoModelForCausalLM,
-        "SequenceClassification": AutoModelForSequenceClassification,
-    }
-    return next((auto for part, auto in heads.items() if part in name), AutoModel)
+    other = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModel
+    return next((auto for part, (_, auto) in HEADS.items() if part in name), other)
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
@@ -231,14 +260,31 @@ def reload(folder: Path, overrides: Sequence[str]) -> tuple[Any, TaskData, dict[
         except yaml.YAMLError as error:
             raise InputError(f"{override!r} cannot be read: {' '.join(str(error).split())}") from error
     settings = validated(Evaluation, resolved["evaluation"], "evaluation").model_dump()
-    return model, load_data(resolved["data"], validated(Task, resolved["task"], str(there)), tokenizer), settings
+    task = validated(Task, resolved["task"], str(there))
+    known = None if isinstance(model.config, BareConfig) else model  # data of ours is told in another order
+    return model, load_data(resolved["data"], task, tokenizer, known), settings
 
 
-def load_data(section: dict[str, Any], task: Task, tokenizer: Any = None) -> TaskData:
-    """Read the corpus that the data section of a recipe names, and prepare its task."""
+def load_data(section: dict[str, Any], task: Task, tokenizer: Any = None, model: Any = None) -> TaskData:
+    """Read the corpus that the data section of a recipe names, and prepare its task.
+
+    Args:
+        tokenizer: of a trained model.
+        model: a trained one, in whose order the classes are to be.
+    """
     _, source = registry.sources.parse(section, "data")
+    corpus = source.load()
+    if corpus.kind == "labelled" and model is not None:
+        known = tuple(str(model.config.id2label[index]) for index in range(model.config.num_labels))
+        found = corpus.labels or tuple(dict.fromkeys(item.label for item in corpus.train))
+        if set(found) != set(known):
+            raise InputError(
+                f"the model knows the classes {', '.join(known)}, and the data has {', '.join(sorted(found))}; name "
+                f"them alike, as with label_names: [{', '.join(known)}]"
+            )
+        corpus = replace(corpus, labels=known)
     return prepare(
-        source.load(),
+        corpus,
         task.name,
         task.vocab_size,
         task.max_length,

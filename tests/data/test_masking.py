@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from bareformers.assessment import with_blanks
 from bareformers.data.batching import BatchPlan, Visit
 from bareformers.data.corpus import Corpus
 from bareformers.data.examples import IGNORED, Masked, Masking, Spans, packed
@@ -160,3 +161,22 @@ def test_what_cannot_be_prepared(cache):
     plain = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"</s>": 0})), eos_token="</s>")
     with pytest.raises(InputError, match="has no mask token: give it a mask_token"):
         prepare(corpus, "masked_language_modelling", 260, 64, tokenizer=plain)
+
+
+def test_documents_are_parted_as_by_bert():
+    words = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "?", *tiny.vocabulary()]
+    inside = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="?"))
+    inside.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = dict(pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]", unk_token="?")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inside, **special)
+    corpus = Corpus("documents", *(tuple(tiny.paragraphs(9, seed)) for seed in range(3)))
+    data = prepare(corpus, "masked_language_modelling", 9, 16, tokenizer=tokenizer)
+    assert tokenizer.eos_token is None and (data.train.inputs.ids == 2).sum() == 10
+    for index in range(len(data.test)):
+        example = data.test[index]
+        asked = example["labels"] != IGNORED
+        assert (example["labels"][asked] > 3).all() and (example["input_ids"] == 2).sum() == (
+            data.test.inputs[index] == 2
+        ).sum()
+    shown = with_blanks(data, data.test.inputs.ids)
+    assert shown.count("⏎") == 8 and "[SEP]" not in shown

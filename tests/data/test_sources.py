@@ -94,12 +94,25 @@ def test_text_with_given_sides(tmp_path, monkeypatch):
     assert "Of 1 test documents, 1 also stand in the training side." in corpus.notes
 
 
+def test_text_without_validation(tmp_path):
+    write(tmp_path, {"a.txt": "".join(f"document {index}\n\n" for index in range(300)), "b.txt": "other"})
+    given = {"train": str(tmp_path / "a.txt"), "test": str(tmp_path / "b.txt")}
+    corpus = load("text", **given)
+    assert len(corpus.train) + len(corpus.validation) == 300 and 4 <= len(corpus.validation) <= 25
+    assert not set(corpus.train) & set(corpus.validation) and corpus.test == ("other",)
+    assert f"Took {len(corpus.validation)} training documents for validation, chosen by hash." in corpus.notes
+    assert corpus == load("text", **given)
+    assert len(load("text", train=given["train"], validation_share=0.5).validation) > 100
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "write path, .* or at least train and validation"),
-        ({"path": "a", "train": "b"}, "either path, .* or train"),
-        ({"train": "b"}, "at least train and validation"),
+        ({}, "write either path, .* or train"),
+        ({"path": "a", "train": "b"}, "write either path, .* or train"),
+        ({"validation": "b"}, "write either path, .* or train"),
+        ({"train": "a", "validation": "b", "validation_share": 0.2}, "validation_share does nothing where there is a"),
+        ({"train": "a", "test_share": 0.2}, "test_share does nothing where the sides are given"),
         ({"path": "a", "documents": "line"}, "'lines' or 'files', not 'line'"),
         ({"path": "nowhere.txt"}, "cannot read nowhere.txt"),
     ],

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from bareformers.data.corpus import Corpus
-from bareformers.data.examples import Collate, Spans, chunks
+from bareformers.data.corpus import Corpus, Labelled
+from bareformers.data.examples import Collate, Spans, chunks, part
 from bareformers.data.tasks import prepare
+from bareformers.data.tokens import bytes_per_token
 from bareformers.errors import InputError
 
 DOCUMENTS = tuple(f"{index} Äpfel und\n  {index * 7} Birnen </s>\n" * (1 + index % 3) for index in range(80))
@@ -111,6 +112,111 @@ def test_a_given_tokenizer(cache):
     assert prepare(CORPUS, "language_modelling", 9, 32, tokenizer=other).test.num_bytes == 0
     with pytest.raises(InputError, match="has no end-of-sequence token"):
         prepare(CORPUS, "language_modelling", 9, 32, tokenizer=PreTrainedTokenizerFast(tokenizer_object=words))
+
+
+def framed(before, behind, **special):
+    """A tokenizer of words that puts tokens around them."""
+    names = [
+        "<s>",
+        "</s>",
+        "[CLS]",
+        "[SEP]",
+        "?",
+        *sorted({word for pair in PAIRS for side in pair for word in side.split()}),
+    ]
+    inside = Tokenizer(models.WordLevel({word: index for index, word in enumerate(names)}, unk_token="?"))
+    inside.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    single = " ".join([*before, "$A", *behind])
+    used = [(name, names.index(name)) for name in {*before, *behind}]
+    if used:
+        inside.post_processor = processors.TemplateProcessing(single=single, special_tokens=used)
+    return PreTrainedTokenizerFast(tokenizer_object=inside, unk_token="?", **special)
+
+
+LABELLED = Corpus(
+    "labelled",
+    *(
+        tuple(Labelled(pair[0], str(len(pair[0]) % 2)) for pair in PAIRS[part])
+        for part in (slice(90), slice(90, 105), slice(105, 120))
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "before", "behind"),
+    [
+        (framed(["<s>"], ["</s>"], eos_token="</s>"), [0], [1]),
+        (framed([], ["</s>"], eos_token="</s>"), [], [1]),
+        (framed(["<s>"], [], eos_token="</s>"), [0], []),
+        (framed([], [], eos_token="</s>"), [], []),  # as that of GPT-2
+        (framed([], [], cls_token="[CLS]", sep_token="[SEP]"), [2], [3]),
+        (framed(["<s>"], ["</s>"], eos_token="</s>", cls_token="[CLS]", sep_token="[SEP]"), [0], [1]),
+    ],
+)
+def test_texts_are_framed_as_their_tokenizer_does_it(tokenizer, before, behind):
+    data = prepare(LABELLED, "classification", 9, 8, "cut", tokenizer=tokenizer)
+    for index, (text, _) in enumerate(data.test.texts):
+        words = tokenizer.convert_tokens_to_ids(text.split())[: 8 - len(before) - len(behind)]
+        assert data.test[index]["input_ids"].tolist() == [*before, *words, *behind]
+    assert data.train.lengths.max() == 8
+    assert any(f"(the longest has {12 + len(before) + len(behind)})" in note for note in data.notes)
+
+
+def test_pairs_are_framed_as_their_tokenizer_does_it():
+    for before, behind, wanted in ((["<s>"], ["</s>"], ([0], [1])), ([], [], ([], [1]))):
+        data = prepare(PARALLEL, "translation", 9, 40, tokenizer=framed(before, behind, eos_token="</s>"))
+        for index, texts in enumerate(data.test.texts):
+            for key, text in zip(("input_ids", "labels"), texts, strict=True):
+                words = data.tokenizer.convert_tokens_to_ids(text.split())
+                assert data.test[index][key].tolist() == [*wanted[0], *words, *wanted[1]]
+
+
+def test_references_are_made_of_the_tokens_of_targets():
+    tokenizer = framed([], ["</s>"], eos_token="</s>")
+
+    class Two(type(tokenizer)):
+        """One that takes the letters of references apart, as Marian has another model for them."""
+
+        def _switch_to_target_mode(self):
+            self.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+
+        def _switch_to_input_mode(self):
+            self.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+
+    tokenizer.__class__ = Two
+    data = prepare(PARALLEL, "translation", 9, 99, tokenizer=tokenizer)
+    for index, (source, target) in enumerate(data.test.texts):
+        assert len(data.test[index]["input_ids"]) == len(source.split()) + 1
+        assert data.test[index]["labels"].tolist() == [4] * len(target) + [1]
+    tokenizer.separate_vocabs = True
+    with pytest.raises(InputError, match="a vocabulary for each language"):
+        prepare(PARALLEL, "translation", 9, 99, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("task", ["language_modelling", "translation"])
+def test_parts_of_a_side(cache, task):
+    corpus = CORPUS if task == "language_modelling" else PARALLEL
+    data = prepare(corpus, task, 270, 24, cache=cache)
+    sizes, whole = bytes_per_token(data.tokenizer), data.test
+    some, others = np.arange(1, len(whole), 3), np.setdiff1d(np.arange(len(whole)), np.arange(1, len(whole), 3))
+    first, second = part(whole, some, sizes), part(whole, others, sizes)
+    assert first.num_bytes + second.num_bytes == whole.num_bytes and 0 < first.num_bytes < whole.num_bytes
+    assert first.label_tokens.tolist() == whole.label_tokens[some].tolist() and len(first) == len(some)
+    for at, row in enumerate(some.tolist()):
+        assert all((first[at][key] == whole[row][key]).all() for key in ("input_ids", "labels"))
+    assert first.texts == (tuple(whole.texts[row] for row in some) if whole.texts else ())
+    alone = part(whole, np.array([2]), sizes)
+    labels = whole[2]["labels"][1 if task == "language_modelling" else 0 :]
+    assert alone.num_bytes == sizes[labels].sum()
+
+
+def test_a_part_of_rows_with_masks(cache):
+    data = prepare(CORPUS, "masked_language_modelling", 300, 24, cache=cache)
+    rows = np.array([0, 3, 4])
+    found = part(data.train, rows, bytes_per_token(data.tokenizer))
+    assert len(found) == 3 and found.num_bytes == 0 and found.masking is data.train.masking
+    for at, row in enumerate(rows.tolist()):
+        assert (found.inputs[at] == data.train.inputs[row]).all()
 
 
 def test_an_empty_test_side(cache):

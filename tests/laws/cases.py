@@ -49,6 +49,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"of": [{"name": "dot_product", "positions": "rotary"}, {"name": "random", "max_offset": 3}]},
     ],
     "random": [{"max_offset": 3}],
+    "sliding_window": [
+        {"window": 3, "positions": "rotary"},
+        {"window": 4},
+        {"window": 2, "positions": "relative"},
+    ],
 }
 """Options worth running every law with, beside the defaults; the first of a mixer that has none stand for them."""
 

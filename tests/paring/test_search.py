@@ -122,12 +122,12 @@ def test_drops_below_the_noise_are_all_alike():
 
 
 def test_equal_arguments_give_equal_traces():
-    first, second = (search(PLACES, Additive(together=0.1), saving, 0.9).to_json() for _ in range(2))
+    first, second = (search(PLACES, Additive(together=0.1), saving, 0.9) for _ in range(2))
     assert first == second
 
 
 def test_a_search_that_was_killed_goes_on(tmp_path):
-    whole = search(PLACES, Additive(together=0.05), saving, 0.9).to_json()
+    whole = search(PLACES, Additive(together=0.05), saving, 0.9)
     for stop in (1, 4, 8):
         file = tmp_path / f"{stop}.json"
         quality = Additive(together=0.05)
@@ -140,7 +140,7 @@ def test_a_search_that_was_killed_goes_on(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             search(PLACES, killed, saving, 0.9, file=file)
         again = Additive(together=0.05)
-        assert search(PLACES, again, saving, 0.9, file=file).to_json() == whole
+        assert search(PLACES, again, saving, 0.9, file=file) == whole
         assert not any(each in quality.asked for each in again.asked)
         nothing = Additive()
         search(PLACES, nothing, saving, 0.9, file=file)

@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
+import transformers as hf
 
 from bareformers.errors import InputError
 from bareformers.models import BareConfig, BareForCausalLM, BareForSeq2SeqLM
 from bareformers.paring.surgery import load, put_back
-from bareformers.paring.teaching import Candidates, Place, distill, learn, named, places_of
+from bareformers.paring.teaching import Candidates, Place, distill, learn, named, places_of, without_cache
 from tests.paring.test_surgery import PLACES, tiny
 
 
@@ -228,6 +229,70 @@ def test_mistakes_are_said():
     with pytest.raises(InputError, match="unknown mixer 'gausian'"):
         distill(model, "gausian", batches("bert"), log=silent)
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_batches_that_end():
+    model = tiny("bert")
+    before = state(model)
+    for given, settings in (((each for each in batches("bert")), {}), ([], {"steps": 5})):
+        with pytest.raises(InputError, match="pass a list or a DataLoader"):
+            distill(model, "gaussian", given, log=silent, **settings)
+    with pytest.raises(InputError, match="pass a list or a DataLoader"):
+        distill(model, "gaussian", iter(batches("bert")), steps=4, log=silent)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    distill(model, "gaussian", iter(batches("bert")), 0, steps=3, log=silent)
+
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(batches("bert"))
+
+    said = []
+    loader = torch.utils.data.DataLoader(Stream(), batch_size=None)
+    distill(model, "gaussian", loader, 1, log=said.append)
+    assert said[0].endswith("of what it should give, on the last batch that it learnt from")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bart"])
+def test_no_state_is_kept_meanwhile(name):
+    model, kept = tiny(name), []
+    config = copy.deepcopy(model.config.to_dict())
+    (place, *_) = [place for place in places_of(model) if place.role == "decoder"]
+    candidates = Candidates(model, [(place, "gaussian")])
+    with candidates.lessons() as lessons:
+        model.base_model.register_forward_hook(lambda module, given, out: kept.append(out.past_key_values))
+        lessons(**batches(name)[0])
+    assert kept == [None] and model.config.to_dict() == config and model.config.use_cache
+    with without_cache(model, tiny("vit")):  # which has no such key
+        assert model(**batches(name)[0]).past_key_values is None
+    given = {key: value for key, value in batches(name)[0].items() if key != "labels"}
+    assert model.base_model(**given).past_key_values is not None
+
+
+def test_classifiers_that_read_from_left_to_right():
+    sizes = dict(n_embd=32, n_layer=2, n_head=4, n_positions=40, vocab_size=97, pad_token_id=0)
+    model = hf.GPT2ForSequenceClassification(hf.GPT2Config(**sizes)).eval()
+    given = [{**batch, "labels": torch.tensor([0, 1, 0])} for batch in batches("gpt2")]
+    assert not model.can_generate() and model.config.use_cache
+    distill(model, "gaussian", given, steps=2, log=silent)
+    assert model.config.use_cache and len(model.config.bareformers["mixers"]) == 2
+
+
+@pytest.mark.parametrize("name", ["marian", "bart"])
+def test_heads_are_not_run(name):
+    model = tiny(name)
+    model.lm_head.register_forward_hook(lambda *given: pytest.fail("the head was run"))
+    given = batches(name)
+    distill(model, "gaussian", given, role="cross", steps=2, log=silent)
+    bare = model.base_model
+    labels = given[0].pop("labels")
+    inputs = model.prepare_decoder_input_ids_from_labels(labels)
+    found = []
+    for net, more in ((model, {"labels": labels}), (bare, {"decoder_input_ids": inputs})):
+        keep = labels != -100
+        candidates = Candidates(net, [(Place("decoder", 0), "gaussian")])
+        with candidates.lessons() as lessons:
+            found.append(lessons(**given[0], **more, decoder_attention_mask=keep).detach())
+    torch.testing.assert_close(*found)
 
 
 def test_language_models_of_ours():

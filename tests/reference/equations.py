@@ -131,6 +131,16 @@ def dot_product(mixer, x: Tensor, source: Tensor) -> list[Tensor]:
     return rows
 
 
+@softmax("sliding_window")
+def sliding_window(mixer, x: Tensor, source: Tensor) -> list[Tensor]:
+    """Beltagy et al. 2020, section 3.1, to the left only: of dot_product's keys the last `window`."""
+    rows = []
+    for i, logits in enumerate(dot_product(mixer, x, source)):
+        hidden = torch.arange(i + 1) < i + 1 - mixer.options.window
+        rows.append(logits.masked_fill(hidden, -math.inf))
+    return rows
+
+
 def rates(size: int) -> Tensor:
     """Vaswani et al. 2017, section 3.5: 10000^(-2m/size), in radians a position, for m below size/2."""
     return 10000.0 ** (-2 * torch.arange(size // 2, dtype=torch.float64) / size)

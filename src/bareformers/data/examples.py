@@ -119,7 +119,7 @@ class Masking:
     Attributes:
         share: of a row's tokens that are predicted; at least one is.
         mask: the id of the mask token.
-        end: the id of `</s>`, which is never predicted.
+        end: the id of what parts documents, which is never predicted.
         ordinary: the ids that may stand in for another, [ordinary ids].
     """
 
@@ -132,10 +132,10 @@ class Masking:
     RANDOM = 0.1
 
     @classmethod
-    def by(cls, tokenizer: PreTrainedTokenizerBase, share: float) -> Masking:
+    def by(cls, tokenizer: PreTrainedTokenizerBase, share: float, end: int) -> Masking:
         """With the mask token of `tokenizer`, and all its tokens that are not special."""
         ordinary = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
-        return cls(share, tokenizer.mask_token_id, tokenizer.eos_token_id, np.array(ordinary, np.int32))
+        return cls(share, tokenizer.mask_token_id, end, np.array(ordinary, np.int32))
 
     def __call__(self, ids: Ids, count: int, random: np.random.Generator) -> Example:
         """`ids` with `count` of them hidden, and labels where these are."""
@@ -217,19 +217,19 @@ def recalls(sequences: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
     return Examples(inputs, Spans(labels, inputs.starts, inputs.stops), counts, 0)
 
 
-def part(examples: Examples, start: int, stop: int, byte_sizes: NDArray[np.int64]) -> Examples:
-    """The examples from `start` up to `stop`; of rows with masks, others are hidden than before."""
+def part(examples: Examples, rows: NDArray[np.int64], byte_sizes: NDArray[np.int64]) -> Examples:
+    """The examples of some rows; where tokens are masked, others are than before."""
     inputs, labels = (
-        Spans(spans.ids, spans.starts[start:stop], spans.stops[start:stop])
-        for spans in (examples.inputs, examples.labels)
+        Spans(spans.ids, spans.starts[rows], spans.stops[rows]) for spans in (examples.inputs, examples.labels)
     )
     if isinstance(examples, Masked):
         return Masked(inputs, examples.masking)
-    counts, num_bytes = examples.label_tokens[start:stop], 0
+    counts, num_bytes = examples.label_tokens[rows], 0
     if examples.num_bytes:
         skipped = labels.lengths - counts  # the first of a row, where a model shifts its labels
         num_bytes = sum(int(byte_sizes[labels[row][skip:]].sum()) for row, skip in enumerate(skipped.tolist()))
-    return Examples(inputs, labels, counts, num_bytes, examples.texts[start:stop])
+    texts = [examples.texts[row] for row in rows] if examples.texts else ()
+    return Examples(inputs, labels, counts, num_bytes, texts)
 
 
 def _predicted(spans: Spans, byte_sizes: NDArray[np.int64]) -> Examples:

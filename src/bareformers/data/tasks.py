@@ -39,11 +39,13 @@ from bareformers.data.examples import (
     translations,
     whole,
 )
-from bareformers.data.tokens import bytes_per_token, train_tokenizer, word_tokenizer
+from bareformers.data.tokens import bytes_per_token, is_ours, train_tokenizer, word_tokenizer
 from bareformers.errors import InputError, unknown
 
 Task = Literal["language_modelling", "masked_language_modelling", "translation", "classification", "recall"]
 TooLong = Literal["drop", "cut", "error"]
+
+PROBE = "a"  # any text that is not empty
 
 KINDS: dict[Task, Kind] = {
     "language_modelling": "documents",
@@ -96,13 +98,15 @@ def prepare(
     Args:
         corpus: of the kind that the task needs, see `KINDS`; both languages of pairs get one vocabulary.
         vocab_size: tokens of the vocabulary, at least 260; not read for `recall`, whose corpus names its words.
-        max_length: tokens per block, or per side of a pair with its `</s>`, or of the longest sequence with it, or of a
-            labelled text with one before and one behind: those that the tokenizer has for this, or else `</s>`.
+        max_length: tokens per block, or per side of a pair, or of the longest sequence, or of a labelled text, with
+            what stands around it: one `</s>` behind a side, one before a sequence, one on either side of a text, or
+            what a tokenizer of somebody else puts around texts.
         too_long: what happens to longer training pairs and labelled texts: `drop`, `cut` or `error`. Those of the other
             sides are never dropped, but cut and counted, with their references whole; `error` speaks of them too.
         cache: folder for tokenizers; `cache_folder()` where not given.
         tokenizer: of a trained model, in place of one trained here; `vocab_size` is not read then. Its
             end-of-sequence token also pads where it has no padding token. `num_bytes` is 0 if it is not byte-level.
+            References are made of the tokens that it has for targets.
         mask_share: of the tokens of a block that `masked_language_modelling` predicts.
 
     Raises:
@@ -126,7 +130,8 @@ def prepare(
     elif tokenizer is None:
         texts = chain.from_iterable(texts_of(item) for item in cast(tuple[Item, ...], corpus.train))
         tokenizer = train_tokenizer(texts, vocab_size, cache or cache_folder())
-    if tokenizer.eos_token_id is None and not (task == "classification" and _has_frame(tokenizer)):
+    does_without_end = task in ("classification", "masked_language_modelling") and _has_frame(tokenizer)
+    if tokenizer.eos_token_id is None and not does_without_end:
         raise InputError(f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token: give it an eos_token")
     if task == "language_modelling":
         return _language_modelling(corpus, tokenizer, max_length)
@@ -155,7 +160,7 @@ def _language_modelling(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_
         sides["train"],
         sides["validation"],
         sides["test"],
-        collate=Collate(_pad(tokenizer), labels="below"),
+        collate=Collate(pad_of(tokenizer), labels="below"),
         notes=(*corpus.notes, *notes),
     )
 
@@ -165,10 +170,9 @@ def _masked_language_modelling(
 ) -> TaskData:
     if tokenizer.mask_token_id is None:
         raise InputError(f"the tokenizer {tokenizer.name_or_path!r} has no mask token: give it a mask_token")
-    masking = Masking.by(tokenizer, share)
-    rows = {
-        part: packed(_encode(tokenizer, getattr(corpus, part)), tokenizer.eos_token_id, max_length) for part in PARTS
-    }
+    end = end_of(tokenizer)
+    masking = Masking.by(tokenizer, share, end)
+    rows = {part: packed(_encode(tokenizer, getattr(corpus, part)), end, max_length) for part in PARTS}
     train = rows["train"]
     full = train.lengths == max_length
     if not full.any():
@@ -187,7 +191,7 @@ def _masked_language_modelling(
         sides["train"],
         sides["validation"],
         sides["test"],
-        collate=Collate(_pad(tokenizer), labels="below"),
+        collate=Collate(pad_of(tokenizer), labels="below"),
         notes=(*corpus.notes, *notes),
     )
 
@@ -204,17 +208,24 @@ def _left_out(count: int) -> str:
 
 
 def _translation(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length: int, too_long: TooLong) -> TaskData:
-    eos, byte_sizes = tokenizer.eos_token_id, bytes_per_token(tokenizer)
-    notes: list[str] = []
+    if getattr(tokenizer, "separate_vocabs", False):
+        raise InputError(
+            f"the tokenizer {tokenizer.name_or_path!r} has a vocabulary for each language, and models here have one; "
+            f"take a model with a joint vocabulary"
+        )
+    byte_sizes, notes = bytes_per_token(tokenizer), list[str]()
+    frames = [_frame(tokenizer, is_target) or Frame([], [tokenizer.eos_token_id]) for is_target in (False, True)]
 
     def encode(part: str) -> Examples:
         pairs: tuple[Pair, ...] = getattr(corpus, part)
-        encoded = [_encode(tokenizer, [pair[side] for pair in pairs]) for side in (0, 1)]
-        longest = [max(len(source), len(target)) + 1 for source, target in zip(*encoded, strict=True)]
-        kept = _kept(part, "pair", longest, max_length, too_long, notes)
+        encoded = [_encode(tokenizer, [pair[side] for pair in pairs], is_target=side == 1) for side in (0, 1)]
+        sizes = [[frame.size + len(ids) for ids in side] for frame, side in zip(frames, encoded, strict=True)]
+        kept = _kept(part, "pair", [max(pair) for pair in zip(*sizes, strict=True)], max_length, too_long, notes)
         pairs = tuple(pairs[index] for index in kept)
-        encoded = [[side[index] for index in kept] for side in encoded]
-        sources, targets = ([[*ids[: max_length - 1], eos] for ids in side] for side in encoded)
+        sources, targets = (
+            [frame.around(side[index], max_length) for index in kept]
+            for frame, side in zip(frames, encoded, strict=True)
+        )
         return translations(sources, targets, pairs, byte_sizes)
 
     sides = {part: encode(part) for part in PARTS}
@@ -228,7 +239,7 @@ def _translation(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length:
         sides["train"],
         sides["validation"],
         sides["test"],
-        collate=Collate(_pad(tokenizer), labels="beside"),
+        collate=Collate(pad_of(tokenizer), labels="beside"),
         notes=(*corpus.notes, *notes),
         languages=corpus.languages,
         length_ratio=ratio,
@@ -256,18 +267,19 @@ def _kept(
 
 def _classification(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length: int, too_long: TooLong) -> TaskData:
     labels = _labels(corpus)
-    first = last = tokenizer.eos_token_id
-    if _has_frame(tokenizer):
-        first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+    frame = _frame(tokenizer)
+    if frame is None:
+        end = tokenizer.eos_token_id
+        frame = Frame([end], [end]) if is_ours(tokenizer) else Frame([], [])
     classes = {label: index for index, label in enumerate(labels)}
     notes: list[str] = []
 
     def encode(part: str) -> Examples:
         items: tuple[Labelled, ...] = getattr(corpus, part)
         encoded = _encode(tokenizer, [item.text for item in items])
-        kept = _kept(part, "text", [len(ids) + 2 for ids in encoded], max_length, too_long, notes)
+        kept = _kept(part, "text", [frame.size + len(ids) for ids in encoded], max_length, too_long, notes)
         return classifications(
-            [[first, *encoded[index][: max_length - 2], last] for index in kept],
+            [frame.around(encoded[index], max_length) for index in kept],
             [classes[items[index].label] for index in kept],
             [(items[index].text, items[index].label) for index in kept],
         )
@@ -285,7 +297,7 @@ def _classification(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_leng
         sides["train"],
         sides["validation"],
         sides["test"],
-        collate=Collate(_pad(tokenizer), labels="classes"),
+        collate=Collate(pad_of(tokenizer), labels="classes"),
         notes=(*corpus.notes, *notes),
         labels=labels,
     )
@@ -294,6 +306,36 @@ def _classification(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_leng
 def _has_frame(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether there are tokens of their own to begin and to end a text, as BERT has them."""
     return tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
+
+
+def end_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that stands between documents of which tokens are masked."""
+    return cast(int, tokenizer.sep_token_id if _has_frame(tokenizer) else tokenizer.eos_token_id)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What stands around a text."""
+
+    before: list[int]
+    behind: list[int]
+
+    @property
+    def size(self) -> int:
+        return len(self.before) + len(self.behind)
+
+    def around(self, ids: list[int], max_length: int) -> list[int]:
+        """A text in it, cut so that both have at most so many tokens."""
+        return [*self.before, *ids[: max_length - self.size], *self.behind]
+
+
+def _frame(tokenizer: PreTrainedTokenizerBase, is_target: bool = False) -> Frame | None:
+    """What a tokenizer itself puts around a text; None where it puts nothing."""
+    plain, framed = (_encode(tokenizer, [PROBE], is_target, framed=framed)[0] for framed in (False, True))
+    starts = (start for start in range(len(framed)) if plain and framed[start : start + len(plain)] == plain)
+    if len(framed) > len(plain) and (start := next(starts, None)) is not None:
+        return Frame(framed[:start], framed[start + len(plain) :])
+    return Frame([tokenizer.cls_token_id], [tokenizer.sep_token_id]) if _has_frame(tokenizer) else None
 
 
 def _labels(corpus: Corpus) -> tuple[str, ...]:
@@ -348,17 +390,19 @@ def _recall(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length: int)
         sides["train"],
         sides["validation"],
         sides["test"],
-        collate=Collate(_pad(tokenizer), labels="below"),
+        collate=Collate(pad_of(tokenizer), labels="below"),
         notes=(*corpus.notes, *notes),
     )
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], is_target: bool = False, framed: bool = False
+) -> list[list[int]]:
     if not texts:
         return []
     encoded = tokenizer(
-        list(texts),
-        add_special_tokens=False,
+        **{"text_target" if is_target else "text": list(texts)},
+        add_special_tokens=framed,
         split_special_tokens=True,
         return_attention_mask=False,
         return_token_type_ids=False,
@@ -367,7 +411,8 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[li
     return cast(list[list[int]], encoded["input_ids"])
 
 
-def _pad(tokenizer: PreTrainedTokenizerBase) -> int:
+def pad_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that fills short rows."""
     return cast(int, tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 

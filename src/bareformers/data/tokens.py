@@ -68,6 +68,11 @@ def word_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
+def is_ours(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer was made here, for models that were trained here."""
+    return tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS.values())) == list(range(len(SPECIAL_TOKENS)))
+
+
 def bytes_per_token(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
     """How many bytes of text each id stands for, [largest id + 1]; none for special tokens.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,9 @@ Mixer = tuple[str, int, nn.Module]
 It is called with what asks and, in the cross role, with what is read as the keyword `context`; of what it returns, the
 first is y [B, T, D].
 """
+
+Call = tuple[nn.Module, tuple[Any, ...], dict[str, Any]]
+"""A module, and what it was called with."""
 
 # Products in the Jacobian of one mixer: at 24 positions a width of about 550, a few seconds on two cores.
 LARGEST = 1e11
@@ -39,7 +42,7 @@ def maps(
         `<role>/<layer>/note`, a sentence.
     """
     model.eval()
-    calls: dict[str, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = {}
+    calls: dict[str, Call] = {}
 
     def remember(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls[name] = module, args, kwargs
@@ -63,6 +66,17 @@ def maps(
         for layer, weights in enumerate(layers or ()):
             if weights is not None:
                 arrays[f"{role}/{layer}"] = weights[0].float().cpu().numpy().astype(np.float16)
+    return completed(arrays, calls, tokens)
+
+
+def completed(
+    arrays: dict[str, np.ndarray], calls: Mapping[str, Call], tokens: dict[str, list[str]]
+) -> dict[str, np.ndarray]:
+    """The maps, with what stands for those of mixers that left none, and the words at the axes.
+
+    Args:
+        calls: of mixers, by `<role>/<layer>`.
+    """
     for name, (module, args, kwargs) in calls.items():
         if name not in arrays:
             arrays |= jacobian(name, module, args, kwargs)

@@ -95,8 +95,9 @@ class DotProduct(SoftmaxMixer):
 
     def compares_inputs(self, mask: Mask, state: MixerState | None) -> bool:
         """Whether the queries are so few that it is less work to take W_K to them than to all remembered inputs."""
-        few = mask.num_queries * self.slot.num_heads < self.slot.hidden_size
-        return few and state is not None and self.remembers_inputs
+        if state is None or not self.remembers_inputs:
+            return False
+        return mask.num_queries * self.slot.num_heads < self.slot.hidden_size
 
     def compared(
         self, x: Tensor, mask: Mask, context: Tensor | None, state: MixerState | None
@@ -140,7 +141,9 @@ class DotProduct(SoftmaxMixer):
         offsets = reach(mask.num_queries, mask.num_keys, queries.device)
         distances = sinusoids(-offsets, self.slot.hidden_size, queries.dtype)
         readers = (queries + self.position_bias[:, None]) / math.sqrt(self.slot.head_size)
-        if queries.shape[:3].numel() < self.slot.hidden_size:  # few queries, as in decoding: W_r goes to them
+        if (
+            not mask.is_open and queries.shape[:3].numel() < self.slot.hidden_size
+        ):  # few queries, as in decoding: W_r goes to them
             weight = self.relative_key.weight.unflatten(0, (self.slot.num_heads, self.slot.head_size))
             return shift((readers @ weight) @ distances.T, mask.num_keys)
         return shift(readers @ self.heads(self.relative_key(distances)[None]).transpose(-1, -2), mask.num_keys)
@@ -162,13 +165,12 @@ class DotProduct(SoftmaxMixer):
         state: MixerState | None,
         want_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        short = x.device.type == "cpu" and mask.num_queries * mask.num_keys <= SHORT
+        short = x.device.type == "cpu" and not mask.is_open and mask.num_queries * mask.num_keys <= SHORT
         if want_weights or short or self.compares_inputs(mask, state):
             return super().mix(values, x, mask, context, state, want_weights)
         values = self.all_values(values, context, state)
         queries, keys, added = self.compared(x, mask, context, state)
-        causal = mask.causal and mask.offset == 0 and mask.num_queries > 1 and (mask.keep is None or mask.regular)
-        causal = causal and added is None
+        causal = mask.triangular and added is None
         bias = None if causal else mask.bias(queries.dtype) if added is None else mask.hide(added)
         dropout = self.slot.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(queries, keys, values, bias, dropout, causal, scale=1.0)

@@ -25,7 +25,7 @@ from transformers import initialization as init
 
 from bareformers.errors import InputError, unknown
 from bareformers.mixers.base import SelfInitialised, Slot, TokenMixer, at_least_float32, full_precision
-from bareformers.mixers.masks import Mask
+from bareformers.mixers.masks import Mask, is_open
 from bareformers.mixers.state import MixerState
 from bareformers.mixers.synthesizer import square_factors
 from bareformers.registry import ROLES, mixer
@@ -100,7 +100,7 @@ class FullMap(SelfInitialised):
         weight, rows = self.weight.flatten(1, 2), x.flatten(2)
         first, size = start * x.shape[3], rows.shape[2]
         if first or not wants_gradient():
-            y = rows @ weight[:, first : first + size]
+            y = rows @ part(weight, first, first + size)
             return y if whole is None else torch.cat([y, whole.flatten(2) @ weight], 1)
         whole = weight[:, :, :0].transpose(1, 2) if whole is None else whole.flatten(2)
         read: Tensor = Reading.apply(torch.cat([rows, whole[..., :size]], 1), whole[..., size:], weight)
@@ -108,14 +108,14 @@ class FullMap(SelfInitialised):
 
     def each(self, x: Tensor, start: int) -> Tensor:
         """What each position comes to: x [nets, C, B, channels] -> [nets, C, B, width]."""
-        return x @ self.weight[:, start : start + x.shape[1]]
+        return x @ part(self.weight, start, start + x.shape[1])
 
     def write(self, hidden: Tensor, start: int, stop: int) -> Tensor:
         """The positions from `start` to `stop` out of [nets, B, width]: [nets, B, C, channels]."""
         weight, channels = self.weight.flatten(1, 2), self.weight.shape[2]
         first, last = start * channels, stop * channels
         if first or not wants_gradient():
-            y = hidden @ weight[:, first:last].transpose(1, 2)
+            y = hidden @ part(weight, first, last).transpose(1, 2)
         else:
             y = Writing.apply(hidden, weight, last)
         return y.unflatten(2, (-1, channels))
@@ -136,17 +136,17 @@ class FactorisedMap(SelfInitialised):
             init.normal_(factor, std=width)
 
     def total(self, x: Tensor, start: int = 0, whole: Tensor | None = None) -> Tensor:
-        positions = self.positions[:, start : start + x.shape[2]]
+        positions = part(self.positions, start, start + x.shape[2])
         y = (positions.transpose(1, 2)[:, None] @ (x @ self.channels[:, None])).flatten(2)
         return y if whole is None else torch.cat([y, self.total(whole)], 1)
 
     def each(self, x: Tensor, start: int) -> Tensor:
-        positions = self.positions[:, start : start + x.shape[1], None, :, None]
-        return (positions * (x @ self.channels[:, None])[..., None, :]).flatten(3)
+        positions = part(self.positions, start, start + x.shape[1])
+        return (positions[:, :, None, :, None] * (x @ self.channels[:, None])[..., None, :]).flatten(3)
 
     def write(self, hidden: Tensor, start: int, stop: int) -> Tensor:
         numbers = hidden.unflatten(2, (self.positions.shape[2], -1))
-        return self.positions[:, None, start:stop] @ numbers @ self.channels[:, None].transpose(2, 3)
+        return part(self.positions, start, stop)[:, None] @ numbers @ self.channels[:, None].transpose(2, 3)
 
 
 MAPS: dict[str, type[FullMap] | type[FactorisedMap]] = {"full": FullMap, "factorised": FactorisedMap}
@@ -205,6 +205,13 @@ def one_below_another(weight: Tensor, *pairs: tuple[Tensor, Tensor]) -> Tensor:
     for (a, b), rows in zip(pairs, found.split([a.shape[2] for a, _ in pairs], 1), strict=True):
         torch.bmm(a.transpose(1, 2), b, out=rows)
     return found.to(weight.dtype)
+
+
+def part(table: Tensor, start: int, stop: int, dim: int = 1) -> Tensor:
+    """The entries of a table from `start` to `stop`; a copy where that is left open, for a view tells if it is all."""
+    if is_open(stop):
+        return table.index_select(dim, torch.arange(start, stop, device=table.device))
+    return table.narrow(dim, start, stop - start)
 
 
 def wants_gradient() -> bool:
@@ -313,8 +320,8 @@ class FeedForwardMixer(TokenMixer):
             if keep is not None:
                 positions = positions.masked_fill(~keep, 0)
             start, stop = bounds(positions, stop)
-            moved = (positions - start)[..., None].expand(len(x), -1, 1)
-            empty = x.new_zeros(len(x), stop - start, x.shape[2])
+            moved = (positions - start)[..., None].expand(x.shape[0], -1, 1)
+            empty = x.new_zeros(x.shape[0], stop - start, x.shape[2])
             x = empty.scatter_add(1, moved.expand_as(x), x)
         if self.options.beyond == "error":
             self.check_length(stop, limit)
@@ -330,14 +337,14 @@ class FeedForwardMixer(TokenMixer):
 
     def total(self, x: Tensor, start: int, whole: Tensor | None = None) -> Sums:
         """The sums over all columns of x [B, C, D], the inputs from `start` on; behind W1 (g x) also W1 `whole`."""
-        gain = self.input_norm.weight[:, None, start : start + x.shape[1]]
+        gain = part(self.input_norm.weight, start, start + x.shape[1])[:, None]
         products, x = self.first.total(gain * x, start, whole), at_least_float32(x)
         return at_least_float32(products), x.sum((1, 2))[:, None], x.square().sum((1, 2))[:, None]
 
     def up_to_each(self, x: Tensor, start: int, before: Sums | None) -> Sums:
         """The sums up to each column of x [B, C, D], and `before`: [nets, C, B, width], and [C, B, 1] twice."""
         x = x.transpose(0, 1)
-        gain = self.input_norm.weight[:, start : start + len(x), None]
+        gain = part(self.input_norm.weight, start, start + x.shape[0])[:, :, None]
         products, x = self.first.each(gain * x, start), at_least_float32(x)
         sums = at_least_float32(products), x.sum(-1, keepdim=True), x.square().sum(-1, keepdim=True)
         return tuple(running(each, None if before is None else before[i]) for i, each in enumerate(sums))
@@ -364,8 +371,8 @@ class FeedForwardMixer(TokenMixer):
         hidden = self.hidden(tuple(each.flatten(-3, -2) for each in sums), constants)
         y = self.second.write(hidden.to(x.dtype), written.start, written.stop)
         if self.second_bias is not None:
-            y = y + self.second_bias[:, :, written]
-        y = y.unflatten(1, (-1, len(x)))  # [nets, runs, B, positions that each writes, out]
+            y = y + part(self.second_bias, written.start, written.stop, 2)
+        y = y.unflatten(1, (-1, x.shape[0]))  # [nets, runs, B, positions that each writes, out]
         return y.permute(2, 1, 3, 0, 4).flatten(3).flatten(1, 2)
 
     def interpolated(self, columns: Columns, keep: Tensor | None) -> Tensor:
@@ -482,7 +489,7 @@ def position_and_channel_width(width: int) -> tuple[int, int]:
 def are_in_order(positions: Tensor, keep: Tensor | None, stop: int) -> bool:
     """Whether all rows have the positions before `stop`, one after the other; positions [B or 1, T], keep [B, T]."""
     if keep is None:
-        return len(positions) == 1
+        return positions.shape[0] == 1
     if torch.compiler.is_compiling() or len(positions) > 1:
         return False
     return len(keep) > 1 or int(positions[0, -1]) == stop - 1  # a single row may be padded in front
@@ -513,6 +520,7 @@ def resample(x: Tensor, ratios: Tensor, length: int) -> Tensor:
     points = (ratios.float() * torch.arange(length, device=x.device)).clamp_max(x.shape[1] - 1)
     low = points.long()
     left, right = (
-        x.gather(1, at[..., None].expand(len(x), -1, x.shape[2])) for at in (low, (low + 1).clamp_max(x.shape[1] - 1))
+        x.gather(1, at[..., None].expand(x.shape[0], -1, x.shape[2]))
+        for at in (low, (low + 1).clamp_max(x.shape[1] - 1))
     )
     return torch.lerp(left, right, (points - low)[..., None].to(x.dtype))

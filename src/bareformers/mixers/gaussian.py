@@ -117,7 +117,7 @@ class Gaussian(MapMixer):
     ) -> tuple[Tensor, Tensor | None]:
         weights = None
         drops = self.training and self.slot.dropout > 0
-        if want_weights or drops or (state is None or context is not None) and mask.num_keys <= SHORT:
+        if want_weights or drops or (state is None or context is not None) and self.is_short(mask):
             weights = self.weights(x, mask, context, state)
         if context is not None:
             values = self.all_values(values, context, state)
@@ -128,6 +128,10 @@ class Gaussian(MapMixer):
         if weights is not None and state is None:
             return apply_map(self.dropout(weights).to(values.dtype), values), weights if want_weights else None
         return self.convolved(mask.keep_values(values), mask, state), weights
+
+    def is_short(self, mask: Mask) -> bool:
+        """Whether the matrix is known to be so small that it is the faster way."""
+        return not mask.is_open and mask.num_keys <= SHORT
 
     def convolved(self, values: Tensor, mask: Mask, state: MixerState | None) -> Tensor:
         """The self roles as a short convolution over positions: memory linear in T; [B, H, T, d] -> the same."""
@@ -147,7 +151,7 @@ class Gaussian(MapMixer):
         if length == 1:
             mixed = kernel @ padded
             return mixed[..., :-1] / mixed[..., -1:].clamp_min(1e-9) if self.options.normalize else mixed
-        channels = padded.transpose(2, 3).reshape(batch, num_heads * size, -1)
+        channels = torch.cat(padded.transpose(2, 3).unbind(1), 1)
         mixed = F.conv1d(channels, kernel.repeat_interleave(size, 0), groups=num_heads * size)
         mixed = mixed.view(batch, num_heads, size, length).transpose(2, 3)
         if self.options.normalize:

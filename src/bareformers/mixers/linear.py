@@ -25,7 +25,7 @@ from bareformers.mixers.base import (
     or_one,
 )
 from bareformers.mixers.feature_maps import FeatureMap
-from bareformers.mixers.masks import Mask
+from bareformers.mixers.masks import Mask, is_open
 from bareformers.mixers.state import MixerState
 from bareformers.registry import ROLES, mixer
 
@@ -265,6 +265,11 @@ class FastWeightProgrammer(SumRule):
     def scan(self, queries: Tensor, writes: tuple[Tensor, ...], memory: Tensor | None) -> tuple[Tensor, Tensor]:
         if not self.options.squash:
             return super().scan(queries, writes, memory)
+        if is_open(queries.shape[2]):
+            raise InputError(
+                "fast_weights with squash takes one position after the other, and a graph for every length holds no "
+                "loop; write squash: false"
+            )
         keys, values, real = writes
         memory = no_memory(keys, values) if memory is None else memory
         outputs = []
@@ -286,8 +291,13 @@ def no_memory(keys: Tensor, values: Tensor) -> Tensor:
 
 
 def in_chunks(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """[B, H, T, .] as [B, H, T / C, C, .], with zeros, which write nothing, where T is no multiple of C."""
+    """[B, H, T, .] as [B, H, T / C, C, .], with zeros, which write nothing, where T is no multiple of C.
+
+    A T that is left open is one chunk.
+    """
     length = tensors[0].shape[2]
+    if is_open(length):  # a graph holds no loop over chunks
+        return tuple(each.unsqueeze(2) for each in tensors)
     chunk = min(CHUNK, length)
     if missing := -length % chunk:
         tensors = tuple(F.pad(each, (0, 0, 0, missing)) for each in tensors)

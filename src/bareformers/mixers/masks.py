@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 
 
+def is_open(length: int) -> bool:
+    """Whether a length is left open, as in a graph that is exported for all of them: no choice may depend on it."""
+    return isinstance(length, torch.SymInt)
+
+
 class Mask:
     """Visibility of `num_keys` keys (S) to `num_queries` queries (T), made once per forward pass for all layers.
 
@@ -59,6 +64,11 @@ class Mask:
         """How many positions come before the first query (self roles)."""
         return self.num_keys - self.num_queries
 
+    @property
+    def is_open(self) -> bool:
+        """Whether one of the two lengths is left open."""
+        return is_open(self.num_queries) or is_open(self.num_keys)
+
     @cached_property
     def regular(self) -> bool:
         """Whether every row is real tokens and then padding, so that a position is its index in all rows alike."""
@@ -67,6 +77,11 @@ class Mask:
         if torch.compiler.is_compiling():
             return False  # a graph may not depend on the data; the general form is right for every padding
         return not bool((self.keep[:, 1:] & ~self.keep[:, :-1]).any()) and bool(self.keep[:, 0].all())
+
+    @property
+    def triangular(self) -> bool:
+        """Whether query i sees the keys up to its own, whatever else is there: what a fused kernel calls causal."""
+        return self.causal and self.offset == 0 and self.num_queries > 1 and (self.keep is None or self.regular)
 
     @cached_property
     def key_positions(self) -> Tensor:
@@ -127,3 +142,39 @@ class Mask:
         if self.keep is None or (self.causal and self.regular):
             return values
         return values.masked_fill(~self.keep[:, None, self.num_keys - values.shape[2] :, None], 0.0)
+
+
+class Near(Mask):
+    """The mask of the last `num_keys` keys of another causal one, of which a query sees those less than `window` back.
+
+    How far back is counted in real tokens, as positions are.
+    """
+
+    def __init__(self, whole: Mask, num_keys: int, window: int) -> None:
+        keep = None if whole.keep is None else whole.keep[:, whole.num_keys - num_keys :]
+        super().__init__(whole.num_queries, num_keys, causal=True, device=whole.device, keep=keep)
+        self.whole, self.window = whole, window
+
+    @cached_property
+    def regular(self) -> bool:
+        return self.whole.regular
+
+    @property
+    def triangular(self) -> bool:
+        return super().triangular and self.num_keys <= self.window
+
+    @cached_property
+    def key_positions(self) -> Tensor:
+        return self.whole.key_positions[:, self.whole.num_keys - self.num_keys :]
+
+    @cached_property
+    def query_positions(self) -> Tensor:
+        return self.whole.query_positions
+
+    @cached_property
+    def allowed(self) -> Tensor | None:
+        visible = super().allowed
+        if self.num_keys <= self.window:
+            return visible
+        near = (self.query_positions[:, None, :, None] - self.key_positions[:, None, None, :]) < self.window
+        return near if visible is None else near & visible

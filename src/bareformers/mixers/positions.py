@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from bareformers.mixers.masks import is_open
+
 BASE = 10000.0
 
 
@@ -58,6 +60,9 @@ def reach(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
 
 def spread(by_offset: Tensor, num_keys: int) -> Tensor:
     """One number for each of the offsets of `reach`, [.., T + S], as a map [.., T, S] with constant diagonals."""
+    if is_open(num_keys):  # `unfold` takes a number only
+        length = by_offset.shape[-1] - num_keys
+        return shift(by_offset.unsqueeze(-2).expand(*by_offset.shape[:-1], length, -1), num_keys)
     return by_offset[..., :-1].unfold(-1, num_keys, 1).flip(-2)
 
 

@@ -263,9 +263,10 @@ class Dense(ByOffset):
             columns = spread(self.column(mask), mask.num_keys)
             return rows.gather(-1, columns.expand(*rows.shape[:2], -1, -1))
         self.check_length(mask.num_keys, self.slot.max_keys)
-        # Only the columns of the positions at hand are multiplied.
-        bias = None if self.projection_bias is None else self.projection_bias[:, :, : mask.num_keys]
-        return by_position(write_rows(hidden, self.projection[:, :, : mask.num_keys], bias), mask)
+        # Only the columns of the positions at hand are multiplied, where their number is known.
+        used = slice(None if mask.is_open else mask.num_keys)
+        bias = None if self.projection_bias is None else self.projection_bias[:, :, used]
+        return by_position(write_rows(hidden, self.projection[:, :, used], bias), mask)
 
 
 @mixer("factorized_dense", roles=ROLES, paper=PAPER, parameters="3*d*d + d*sum_of_factors", state="t*d")
@@ -311,7 +312,7 @@ class FactorizedDense(SoftmaxMixer):
         first = write_rows(hidden, self.first, self.first_bias)
         second = write_rows(hidden, self.second, self.second_bias)
         rows = (first[..., :, None] * second[..., None, :]).flatten(-2)
-        return by_position(rows[..., : mask.num_keys], mask)
+        return by_position(rows, mask)
 
 
 @mixer(
@@ -410,9 +411,9 @@ def write_rows(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def by_position(rows: Tensor, mask: Mask) -> Tensor:
-    """Logits by position [B, H, T, S] as logits by key, which padding in front moves to the right."""
+    """Logits by position [B, H, T, S or more] as logits by key, which padding in front moves to the right."""
     if mask.regular:
-        return rows
+        return rows[..., : mask.num_keys]
     return rows.gather(-1, mask.key_positions[:, None, None, :].expand(*rows.shape[:3], -1))
 
 

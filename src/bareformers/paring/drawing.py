@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bareformers.measure.maps import jacobian
+from bareformers.measure.maps import Call, completed
 from bareformers.mixers.base import TokenMixer
 from bareformers.paring import surgery
 from bareformers.paring.surgery import Replaced
-from bareformers.paring.teaching import Place, places_of
+from bareformers.paring.teaching import Place, places_of, without_cache
 
 
 def maps(model: Any, inputs: dict[str, Tensor], tokens: dict[str, list[str]]) -> dict[str, np.ndarray]:
@@ -26,7 +26,7 @@ def maps(model: Any, inputs: dict[str, Tensor], tokens: dict[str, list[str]]) ->
     model = surgery.unwrapped(model)
     insides, swapped, hooks = surgery.insides_of(model), list[Replaced](), list[Any]()
     arrays: dict[str, np.ndarray] = {}
-    called: dict[str, tuple[nn.Module, tuple[Any, ...], dict[str, Any]]] = {}
+    called: dict[str, Call] = {}
     modes = {module: module.training for module in model.modules()}
 
     def follow(place: Place, mixer: TokenMixer) -> None:
@@ -49,18 +49,14 @@ def maps(model: Any, inputs: dict[str, Tensor], tokens: dict[str, list[str]]) ->
                 swapped += surgery.swap(model, "dot_product", place.layer, place.role)
             follow(place, insides.mixer_at(insides.places(model)[place.role], place.layer))
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), without_cache(model):
             model(**inputs)
+        for hook in hooks:
+            hook.remove()
+        return completed(arrays, called, tokens)
     finally:
         for hook in hooks:
             hook.remove()
         surgery.put_back(model, swapped)
         for module, mode in modes.items():
             module.training = mode
-    for name, (module, args, kwargs) in called.items():
-        if name not in arrays:
-            arrays |= jacobian(name, module, args, kwargs)
-    for role in sorted({name.partition("/")[0] for name in arrays}):
-        arrays[f"{role}/queries"] = np.array(tokens["decoder" if role == "cross" else role])
-        arrays[f"{role}/keys"] = np.array(tokens["encoder" if role == "cross" else role])
-    return arrays

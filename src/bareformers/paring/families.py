@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -73,6 +73,7 @@ class Family:
         rotary: whether queries and keys are turned by their positions.
         plain: what keys of the config say where the attention is softmax(q k / sqrt(d)).
         max_length: the number of positions of a base model.
+        offset: how many of them stand for nothing that is read: where the first one's number is not 0.
     """
 
     sites: tuple[Site, ...]
@@ -80,6 +81,7 @@ class Family:
     rotary: bool = False
     plain: Mapping[str, Any] = field(default_factory=dict)
     max_length: Callable[[Any], int] = lambda base: base.config.max_position_embeddings
+    offset: int = 0
 
 
 def bert(name: str, cross: bool = False) -> Site:
@@ -120,7 +122,7 @@ FAMILIES = {
     "llama": LLAMA,  # SmolLM2 too
     "marian": BART,
     "qwen2": LLAMA,
-    "roberta": BERT,
+    "roberta": replace(BERT, offset=2),
     "vit": Family(
         (Site("layers", "attention", Q_K_V, "attention.o_proj", "layernorm_before"),),
         "attention_probs_dropout_prob",
@@ -154,18 +156,29 @@ def inside(module: nn.Module, path: str) -> Any:
         return None
 
 
-def places(model: Any) -> dict[str, Places]:
-    """By role, where the attentions of a model are."""
+def family_of(model: Any) -> Family:
+    """What a model looks like inside; an `InputError` where that is not known."""
     kind = model.config.model_type
     if kind not in FAMILIES:
         raise InputError(
             f"nothing is known of the insides of a {kind or type(model).__name__}, but of {', '.join(FAMILIES)}; "
             f"add an entry to FAMILIES in bareformers/paring/families.py, which says where its attention is"
         )
-    base = model.base_model
+    return FAMILIES[kind]
+
+
+def positions(model: Any) -> int:
+    """The most positions that a model reads."""
+    family = family_of(model)
+    return family.max_length(model.base_model) - family.offset
+
+
+def places(model: Any) -> dict[str, Places]:
+    """By role, where the attentions of a model are."""
+    family, base = family_of(model), model.base_model
     prefix = next(name for name, module in model.named_modules() if module is base)
     found = {}
-    for site in FAMILIES[kind].sites:
+    for site in family.sites:
         layers = inside(base, site.layers)
         there = next(filter(None, map(site.find, [] if layers is None else layers)), None)
         if there is not None:
@@ -173,9 +186,14 @@ def places(model: Any) -> dict[str, Places]:
     return found
 
 
+def attention_at(there: Places, layer: int) -> Any:
+    """What attends at a place, that of `transformers` or an adapter with a mixer; None where nothing does."""
+    return there.site.find(there.layers[layer])
+
+
 def mixer_at(there: Places, layer: int) -> TokenMixer | None:
     """The mixer of ours at a place; None where the attention is that of `transformers`, or none is."""
-    found = there.site.find(there.layers[layer])
+    found = attention_at(there, layer)
     return found.mixer if isinstance(found, Adapter) else None
 
 
@@ -190,7 +208,7 @@ def fit(
 def fit_one(
     model: Any, there: Places, role: str, layer: int, spec: dict[str, Any], max_length: int | None, masks: Masks
 ) -> New:
-    family, config, site, module = FAMILIES[model.config.model_type], model.config, there.site, there.layers[layer]
+    family, config, site, module = family_of(model), model.config, there.site, there.layers[layer]
     attention, where = site.find(module), f"layer {layer} of {type(model).__name__} ({role})"
     cls, _ = registry.mixers.parse(spec, f"{role}_mixer")
     if attention is None:
@@ -198,9 +216,9 @@ def fit_one(
     kinds = getattr(config, "layer_types", None)
     if kinds and kinds[layer] != "full_attention":
         raise InputError(f"{where} has {kinds[layer]}, and a mixer has no window; write use_sliding_window: false")
-    if cls.name == "dot_product":
+    if issubclass(cls, registry.mixers.get("dot_product")):
         spec = as_in(family, config, spec, where)
-    length, heads = max_length or family.max_length(model.base_model), getattr(config, site.heads)
+    length, heads = max_length or positions(model), getattr(config, site.heads)
     dropout: nn.Module
     if isinstance(attention, Adapter):
         if REACH[attention.mixer.part] > REACH[cls.part]:

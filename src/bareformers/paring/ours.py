@@ -43,6 +43,15 @@ def mixer_at(there: Places, layer: int) -> TokenMixer | None:
     return found
 
 
+attention_at = mixer_at
+"""What attends at a place is a mixer, if anything does."""
+
+
+def positions(model: Any) -> int:
+    """The most positions that a model reads."""
+    return int(model.config.max_position_embeddings)
+
+
 def fit(
     model: Any, there: Places, role: str, layers: Sequence[int], spec: dict[str, Any], max_length: int | None
 ) -> list[New]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from bareformers.errors import InputError
 from bareformers.measure import cost, speed
+from bareformers.measure.speed import Timing
 from bareformers.paring import surgery
-from bareformers.paring.teaching import Candidates, Place, Student
+from bareformers.paring.teaching import Candidates, Place, Student, without_cache
 
 Target = Literal["latency", "parameters", "state"]
 Savings = dict[Place, dict[str, float]]
@@ -20,6 +22,7 @@ Savings = dict[Place, dict[str, float]]
 BATCHES = (1, 32)  # sequences at once, when time is taken
 TIMED_LENGTH = 128  # tokens of each
 STATE_LENGTH = 2048  # tokens that decoding has read
+SECONDS = 60.0  # that all rounds of one timing take at most
 
 
 def measure(candidates: Candidates, target: Target, rounds: int) -> tuple[Savings, dict[str, float]]:
@@ -27,26 +30,27 @@ def measure(candidates: Candidates, target: Target, rounds: int) -> tuple[Saving
 
     Latency is saved as a share of the forward pass of the whole model, the mean over the batch sizes; parameters as
     their number; state as its bytes for one sequence.
+
+    Args:
+        rounds: of timings; 0: none, and no shares.
     """
-    model = candidates.model
-    times, shares = latencies(candidates, rounds)
+    times, shares = latencies(candidates, rounds) if rounds else ({}, {})
     if target == "latency":
         return times, shares
+    model = candidates.model
     found: Savings = {place: {} for place, _ in candidates.students}
     whole = state_bytes(model) if target == "state" else 0
     for (place, name), each in candidates.students.items():
         if target == "parameters":
-            before = [model.get_submodule(path) for path in each.planned.new.modules]
-            after = list(each.planned.new.modules.values())
-            found[place][name] = float(cost.num_parameters(nn.ModuleList(before))) - cost.num_parameters(
-                nn.ModuleList(after)
-            )
+            before = nn.ModuleList(model.get_submodule(path) for path in each.planned.new.modules)
+            saved = cost.num_parameters(before) - cost.num_parameters(nn.ModuleList(modules_of(each)))
         elif place.role == "encoder":
-            found[place][name] = 0.0
+            saved = 0
         else:
             replaced = candidates.install(place, name)
-            found[place][name] = float(whole - state_bytes(model))
+            saved = whole - state_bytes(model)
             surgery.put_back(model, replaced)
+        found[place][name] = float(saved)
     return found, shares
 
 
@@ -54,11 +58,6 @@ def check(model: Any, target: Target) -> None:
     """An `InputError` where a model has nothing of what is to be saved."""
     if target == "state" and not model.can_generate():
         raise InputError(f"{type(model).__name__} decodes nothing and has no state to save; write for: latency")
-
-
-def positions(model: Any) -> int:
-    """The most positions that a model reads."""
-    return int(model.config.max_position_embeddings)
 
 
 def inputs_of(model: Any, rows: int, length: int) -> dict[str, Tensor]:
@@ -75,55 +74,71 @@ def state_bytes(model: Any) -> int:
 
 
 def readable(model: Any) -> int:
-    """Positions that every model with so many can read: some begin to count above 0."""
-    return positions(model) - (2 if model.config.model_type == "roberta" else 0)
-
-
-def forward(model: Any, inputs: Mapping[str, Tensor]) -> Any:
-    """One pass without a decoding state."""
-    return model(**inputs, **({"use_cache": False} if model.can_generate() else {}))
+    """The most positions that a model reads."""
+    return int(surgery.insides_of(model).positions(model))
 
 
 @torch.no_grad()
-def whole_latencies(models: Mapping[str, Any], rounds: int) -> dict[str, dict[int, float]]:
-    """Seconds of a forward pass by name and batch size, in turns."""
+def whole_latencies(models: Mapping[str, Any], rounds: int) -> dict[str, dict[int, Timing]]:
+    """The time of a forward pass by name and batch size, in turns."""
     length = min(TIMED_LENGTH, *(readable(model) for model in models.values()))
-    found: dict[str, dict[int, float]] = {name: {} for name in models}
+    found: dict[str, dict[int, Timing]] = {name: {} for name in models}
     for rows in BATCHES:
         calls: dict[str, Callable[[], Any]] = {
-            name: partial(forward, model.eval(), inputs_of(model, rows, length)) for name, model in models.items()
+            name: partial(model.eval(), **inputs_of(model, rows, length)) for name, model in models.items()
         }
-        for name, timing in speed.interleaved(calls, rounds).items():
-            found[name][rows] = timing.seconds
+        with without_cache(*models.values()):
+            for name, timing in speed.timed(calls, rounds, SECONDS).items():
+                found[name][rows] = timing
     return found
 
 
 @torch.no_grad()
 def latencies(candidates: Candidates, rounds: int) -> tuple[Savings, dict[str, float]]:
-    """See `measure`."""
-    model, students = candidates.model, list(candidates.students.values())
+    """See `measure`. A mixer saves the same in all places that are alike: the median over them.
+
+    What lies within the spread of the timings counts as nothing.
+    """
+    model = candidates.model
     modes = {module: module.training for module in model.modules()}
     model.eval()
+    alike: dict[Any, list[Student]] = {}
+    for each in candidates.students.values():
+        shapes = tuple(parameter.shape for module in modules_of(each) for parameter in module.parameters())
+        alike.setdefault((each.place.role, each.name, shapes), []).append(each)
     saved: Savings = {place: {} for place, _ in candidates.students}
     shares = {}
     for rows in BATCHES:
         inputs = inputs_of(model, rows, min(TIMED_LENGTH, readable(model)))
-        seconds = timed(model, inputs, students, rounds)
-        whole, attention = seconds[""], dict[Place, float]()
-        for each in students:
-            before = seconds[" ".join(each.planned.new.modules)]
-            gain = (before - seconds[f"{each.place} {each.name}"]) / whole / len(BATCHES)
-            saved[each.place][each.name] = saved[each.place].get(each.name, 0.0) + gain
-            # What takes the place of more than the attention is timed with all that.
-            attention[each.place] = min(before, attention.get(each.place, before))
+        taken = timed(model, inputs, list(candidates.students.values()), rounds)
+        whole, attention = taken[""].seconds, dict[Place, float]()
+        for students in alike.values():
+            pairs = [(taken[paths_of(each)], taken[f"{each.place} {each.name}"]) for each in students]
+            gain = statistics.median(before.seconds - after.seconds for before, after in pairs)
+            spread = statistics.median(max(before.spread, after.spread) for before, after in pairs)
+            for each, (before, _) in zip(students, pairs, strict=True):
+                share = gain / whole / len(BATCHES) if abs(gain) > spread else 0.0
+                saved[each.place][each.name] = saved[each.place].get(each.name, 0.0) + share
+                # What takes the place of more than the attention is timed with all that.
+                attention[each.place] = min(before.seconds, attention.get(each.place, before.seconds))
         shares[str(rows)] = sum(attention.values()) / whole
     for module, mode in modes.items():
         module.training = mode
     return saved, shares
 
 
-def timed(model: Any, inputs: Mapping[str, Tensor], students: Sequence[Student], rounds: int) -> dict[str, float]:
-    """Seconds, all in turns: of the whole model (""), of each student, and of what it would take the place of.
+def modules_of(each: Student) -> list[nn.Module]:
+    """What a student brings into a model."""
+    return list(each.planned.new.modules.values())
+
+
+def paths_of(each: Student) -> str:
+    """Where that goes."""
+    return " ".join(each.planned.new.modules)
+
+
+def timed(model: Any, inputs: Mapping[str, Tensor], students: Sequence[Student], rounds: int) -> dict[str, Timing]:
+    """The times, in turns: of the whole model (""), of each student, and of what it would take the place of.
 
     The latter is called by its paths. All are given what the model gives to what is there.
     """
@@ -143,13 +158,15 @@ def timed(model: Any, inputs: Mapping[str, Tensor], students: Sequence[Student],
         model.get_submodule(path).register_forward_pre_hook(partial(keep, path), with_kwargs=True) for path in paths
     ]
     try:
-        forward(model, inputs)
+        with without_cache(model):
+            model(**inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    calls: dict[str, Callable[[], Any]] = {"": partial(forward, model, inputs)}
+    calls: dict[str, Callable[[], Any]] = {"": partial(model, **inputs)}
     for each in students:
         new = {path: module.eval() for path, module in each.planned.new.modules.items()}
-        calls[" ".join(new)] = partial(run, {path: model.get_submodule(path) for path in new})
+        calls[paths_of(each)] = partial(run, {path: model.get_submodule(path) for path in new})
         calls[f"{each.place} {each.name}"] = partial(run, new)
-    return {name: timing.seconds for name, timing in speed.interleaved(calls, rounds).items()}
+    with without_cache(model):
+        return speed.timed(calls, rounds, SECONDS)

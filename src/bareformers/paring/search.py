@@ -8,37 +8,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bareformers.errors import InputError
+from bareformers.report.paring import Tried
 from bareformers.report.result import write_whole
 
 Assignment = dict[str, str]
 """Candidates by place; what is not named keeps its attention."""
 
 TINY = 1e-9  # what a sum of measured numbers may be off by
-
-
-@dataclass(frozen=True)
-class Step:
-    """One candidate that was tried in one place, on top of what had been accepted before.
-
-    Attributes:
-        before: the candidate that was there; None for the attention.
-        quality: of the whole, with it.
-        drop: what is lost of the quality of the original, with it.
-        saved: what all candidates in place save together, with it.
-    """
-
-    place: str
-    candidate: str
-    before: str | None
-    quality: float
-    drop: float
-    saved: float
-    accepted: bool
 
 
 @dataclass
@@ -58,11 +39,11 @@ class Trace:
     max_drop: float
     alone: dict[str, dict[str, float]] = field(default_factory=dict)
     savings: dict[str, dict[str, float]] = field(default_factory=dict)
-    steps: list[Step] = field(default_factory=list)
+    steps: list[Tried] = field(default_factory=list)
     remark: str = ""
 
     @property
-    def accepted(self) -> list[Step]:
+    def accepted(self) -> list[Tried]:
         return [step for step in self.steps if step.accepted]
 
     @property
@@ -73,9 +54,6 @@ class Trace:
     def after(self, count: int) -> Assignment:
         """The assignment once so many steps had been accepted."""
         return {step.place: step.candidate for step in self.accepted[:count]}
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "assignment": self.assignment}
 
 
 class Option(NamedTuple):
@@ -182,7 +160,15 @@ def search(
         fits = found <= max_drop + TINY
         saved = sum(trace.savings[place][each] for place, each in tried.items())
         trace.steps.append(
-            Step(best.place, best.candidate, now.get(best.place), scores(tried), found, saved, accepted=fits)
+            Tried(
+                place=best.place,
+                candidate=best.candidate,
+                before=now.get(best.place),
+                quality=scores(tried),
+                drop=found,
+                saved=saved,
+                accepted=fits,
+            )
         )
         log(f"{best.candidate} in {best.place}: drop {found:.4g}, " + ("taken" if fits else "too much"))
         if math.isfinite(found):

@@ -68,13 +68,26 @@ def swap(
 
     Projections that both have start as copies of those that were there, the rest as in a new model, by torch's
     generator. The config then says what was swapped, so that `save_pretrained` and `load` keep it. `dot_product` in a
-    model with rotary positions gets these, unless it says `positions`: it changes nothing.
+    model with rotary positions gets these, unless it says `positions`: it changes nothing. Any other mixer has to learn
+    before it is any good: `distill` puts in one that has.
+
+        model = AutoModelForCausalLM.from_pretrained("gpt2")
+        replaced = swap(model, "linear", layers=[4, 5])
+        put_back(model, replaced)
 
     Args:
-        mixer: as in recipes, `gaussian` or `{"name": "alr", "size": "S"}`.
+        model: is changed in place. One of `transformers` of a family in `paring.families.FAMILIES`, with a head or
+            without, or one of ours.
+        mixer: as in recipes, `gaussian` or `{"name": "alr", "size": "S"}`; `bareformers list mixers` has the names.
         layers: which, from 0; by default all.
         role: `encoder`, `decoder` or `cross`; by default that of the only self attention.
         max_length: positions that a mixer of fixed length is built for; by default those of the model.
+
+    Returns:
+        What `put_back` needs, one for each layer.
+
+    Raises:
+        InputError: model, mixer, layers or role do not fit each other; the model is then as it was.
     """
     model = unwrapped(model)
     return [install(model, each) for each in planned(model, mixer, layers, role, max_length)]
@@ -112,7 +125,19 @@ def install(model: Any, each: Planned) -> Replaced:
 
 
 def put_back(model: Any, replaced: Replaced | Iterable[Replaced]) -> None:
-    """Undo what `swap` returned, the last first: the very modules that were there, and what the config said."""
+    """Undo what `swap` or `distill` returned, the last first: the very modules that were there, and the config's words.
+
+        replaced = distill(model, "gaussian", batches, layers=[0, 1])
+        put_back(model, replaced[1])  # layer 1 has its attention again
+        put_back(model, replaced[0])
+
+    Args:
+        model: the one that was changed; not a copy, nor one that `load` has opened, which never had the modules.
+        replaced: all that was returned, or a part. Of several in one place the latest goes back first.
+
+    Raises:
+        InputError: the place is gone, for a later replacement took what is around it; put that one back first.
+    """
     model = unwrapped(model)
     for each in reversed([replaced] if isinstance(replaced, Replaced) else list(replaced)):
         if missing := [path for path in each.modules if families.inside(model, path) is None]:
@@ -159,7 +184,11 @@ def numbered(layers: int | Iterable[int] | None, depth: int, role: str) -> list[
 
 
 def load(source: str | Path, **kwargs: Any) -> Any:
-    """A model of `transformers` from a folder or from the hub, with the mixers that its config tells of.
+    """A model of `transformers`, or of ours, from a folder or from the hub, with the mixers that its config tells of.
+
+        swap(model, "linear", layers=[4, 5])
+        model.save_pretrained("with_linear")
+        again = load("with_linear")
 
     Weights are read from safetensors, or from GGUF (`gguf_file=`) where nothing was swapped: pickles can run code. Nor
     is code run that lies beside a model.
@@ -167,6 +196,12 @@ def load(source: str | Path, **kwargs: Any) -> Any:
     Args:
         source: a folder that `save_pretrained` has written, or a name on the hub.
         kwargs: for `from_pretrained`.
+
+    Returns:
+        The model, in evaluation, of the class that its config names.
+
+    Raises:
+        InputError: the model is damaged or incomplete, its weights are pickles, or its config names no known class.
     """
     if kwargs.pop("trust_remote_code", False):
         raise InputError(f"code that lies beside the model {source} is never run; leave trust_remote_code out")
@@ -183,7 +218,7 @@ def load(source: str | Path, **kwargs: Any) -> Any:
         if told and is_gguf:
             raise InputError(f"GGUF files hold no mixers, and the config of {source} names some; leave gguf_file out")
         if is_gguf:
-            return AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **kwargs)
+            return unpacked(AutoModelForCausalLM.from_pretrained(source, trust_remote_code=False, **kwargs))
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, **where)
         cls = class_of(config, source)
         model, found = swapped(cls, told, source).from_pretrained(
@@ -201,6 +236,14 @@ def load(source: str | Path, **kwargs: Any) -> Any:
             raise InputError(f"the model in {source} is damaged or incomplete: {said} {names[0]}{more}")
     model.__class__ = cls
     return model
+
+
+def unpacked(model: Any) -> Any:
+    """A model whose weights came out of a GGUF file, as one that never was quantised, so that it can be saved."""
+    model.config.__dict__.pop("quantization_config", None)
+    for trace in ("hf_quantizer", "is_quantized", "quantization_method"):
+        model.__dict__.pop(trace, None)
+    return model.eval()
 
 
 def swaps_in(source: str | Path, where: Mapping[str, Any]) -> list[dict[str, Any]]:

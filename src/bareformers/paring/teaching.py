@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import chain, repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +23,7 @@ from bareformers.mixers.dropout import Dropout
 from bareformers.paring import surgery
 from bareformers.paring.families import REACH
 from bareformers.paring.surgery import Planned, Replaced
-from bareformers.training.distill import Lesson, Lessons, examine
+from bareformers.training.distill import Lesson, Lessons, can_match, examine
 
 Spec = str | Mapping[str, Any]
 """A mixer, as in recipes."""
@@ -52,15 +51,33 @@ def named(spec: Spec) -> str:
 
 def places_of(model: Any) -> list[Place]:
     """Where the attentions of a model are, the encoder's first."""
-    insides, found = surgery.insides_of(model), []
+    insides, found = surgery.insides_of(model), list[Place]()
     for role, there in insides.places(model).items():
-        for layer in range(len(there.layers)):
-            site = getattr(there, "site", None)
-            attention = site.find(there.layers[layer]) if site else insides.mixer_at(there, layer)
-            if attention is not None:
-                found.append(Place(role, layer))
+        layers = range(len(there.layers))
+        found += [Place(role, layer) for layer in layers if insides.attention_at(there, layer) is not None]
     order = ("encoder", "decoder", "cross")
     return sorted(found, key=lambda place: (order.index(place.role), place.layer))
+
+
+@contextmanager
+def without_cache(*models: Any) -> Iterator[None]:
+    """Meanwhile no model keeps a decoding state, unless it is called with `use_cache` itself."""
+    configs = {id(config): config for model in models for config in configs_of(model)}.values()
+    before = [config.use_cache for config in configs]
+    try:
+        for config in configs:
+            config.use_cache = False
+        yield
+    finally:
+        for config, told in zip(configs, before, strict=True):
+            config.use_cache = told
+
+
+def configs_of(model: Any) -> Iterator[Any]:
+    """The configs inside a model that say whether a decoding state is kept; stacks may have copies of their own."""
+    for module in model.modules():
+        if hasattr(config := getattr(module, "config", None), "use_cache"):
+            yield config
 
 
 class Reading:
@@ -73,19 +90,26 @@ class Reading:
     def __call__(self, batch: dict[str, Any]) -> None:
         self.batch, model = batch, self.model
         given = {name: value for name, value in batch.items() if name != "labels"}
-        if model.can_generate():
-            given["use_cache"] = False
-        if model.config.is_encoder_decoder:
-            model(**given, **({"labels": batch["labels"]} if "labels" in batch else {}))
-        else:
+        if (labels := self.decoded()) is not None and "decoder_input_ids" not in batch:
+            given["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels)
+        with without_cache(model):
             model.base_model(**given)  # without the head, whose output nobody learns
+
+    def decoded(self) -> Tensor | None:
+        """The labels [B, T] of the batch at hand where they are what a decoder reads, one later."""
+        labels = self.batch.get("labels")
+        reads = self.model.config.is_encoder_decoder and isinstance(labels, Tensor) and labels.dim() == 2
+        return labels if reads else None
 
     def real(self, role: str) -> Tensor | None:
         """[B, T], the real positions of those that ask in a role; None where the batch does not say."""
         keep = self.batch.get("attention_mask")
         if self.model.config.is_encoder_decoder and role != "encoder":
-            labels = self.batch.get("labels")
-            keep = self.batch.get("decoder_attention_mask", None if labels is None else labels != IGNORED)
+            if (labels := self.decoded()) is not None:
+                keep = labels != IGNORED
+            elif "decoder_input_ids" in self.batch:
+                keep = None
+            keep = self.batch.get("decoder_attention_mask", keep)
         return keep if isinstance(keep, Tensor) and keep.dim() == 2 else None
 
 
@@ -163,6 +187,20 @@ class Candidates:
         students.sort(key=lambda each: REACH[each.mixer.part])  # what takes the place of a whole layer comes last
         return [self.install(each.place, each.name) for each in students]
 
+    def learnt(self, chosen: Mapping[Place, str]) -> set[str]:
+        """The names, in the model, of the parameters of students: what they do not have from the attention."""
+        found = set()
+        for place, name in chosen.items():
+            each = self.students[place, name]
+            mixer: Any = each.mixer
+            own = {id(parameter) for parameter in mixer.parameters()}
+            if has_output(mixer):
+                own -= {id(parameter) for parameter in mixer.output.parameters()}
+            for path, module in each.planned.new.modules.items():
+                parameters = module.named_parameters(remove_duplicate=False)
+                found |= {f"{path}.{inside}" for inside, parameter in parameters if id(parameter) in own}
+        return found
+
     @contextmanager
     def lessons(self) -> Iterator[Lessons]:
         """What the students learn.
@@ -239,13 +277,6 @@ def without_dropout(mixer: TokenMixer) -> list[tuple[Any, str, Any]]:
     return found
 
 
-def can_match(mixer: TokenMixer, student: TokenMixer) -> bool:
-    """Whether both have maps, of as many heads, and that of the student is made of something that learns."""
-    learning = (name.partition(".")[0] for name, parameter in student.named_parameters() if parameter.requires_grad)
-    learns = any(part not in ("value", "output") for part in learning)
-    return mixer.has_map and student.has_map and learns and mixer.slot.num_heads == student.slot.num_heads
-
-
 def distill(
     model: Any,
     mixer: Spec,
@@ -262,22 +293,37 @@ def distill(
 ) -> list[Replaced]:
     """Teach a mixer what the attention of some layers does, all in the same passes, and put it in their place.
 
-    What is minimised is the mean squared error of what goes into the output projection, over real positions, summed
-    over the layers, by Adam with a rate that falls to 0. The rest of the model stays as it is, to the bit.
+    The attention teaches, as in Bozic et al. (AAAI 2024, arXiv:2311.10642), but while the model reads: nothing goes to
+    disk. What is minimised is the mean squared error of what goes into the output projection, over real positions,
+    summed over the layers, by Adam with a rate that falls to 0. The rest of the model stays as it is, to the bit.
+
+        batches = [tokenizer(texts, padding=True, return_tensors="pt") for texts in my_texts]
+        replaced = distill(model, "gaussian", batches, layers=[0, 1], steps=500)
+        model.save_pretrained("with_gaussian")
 
     Args:
-        mixer, layers, role, max_length: as in `swap`.
-        batches: what the model is called with, as a list or a DataLoader: they are gone through again and again.
+        model, mixer, layers, role, max_length: as in `swap`. The parameters of what was put in can be trained on, all.
+        batches: what the model is called with, as a list or a DataLoader: they are gone through again and again. No
+            labels are needed, but by an encoder-decoder, whose decoder reads them.
         steps: one for each batch; by default each batch once.
+        learning_rate: at the first step.
         match_maps: weight of the squared difference of the maps, where both have one.
-        log: takes sentences about what is learnt.
+        seed: of how the mixers begin.
+        log: takes sentences about what is learnt: for each layer the squared error, as a share of the squares of what
+            should be given; to give nothing would miss 100 %.
+
+    Returns:
+        What `put_back` needs, one for each layer.
+
+    Raises:
+        InputError: what is asked for does not fit, batches are empty, or a loss is no number any more; the model is
+            then as it was.
     """
     model = surgery.unwrapped(model)
     places = surgery.insides_of(model).places(model)
     role = surgery.chosen(role, places, model)
     numbers = surgery.numbered(layers, len(places[role].layers), role)
-    if steps is None:
-        steps = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
+    steps = number_of(batches) if steps is None else steps
     if steps < 1:
         raise InputError("there is nothing to learn from: batches is empty, or steps is below 1; give some")
     candidates = Candidates(
@@ -309,11 +355,10 @@ def learn(
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
     lessons.train()
     batch: dict[str, Any] = {}
-    endless = (tensors(each, device) for each in chain.from_iterable(repeat(batches)))
-    for step in range(steps):
+    for step, given in zip(range(steps), again_and_again(batches), strict=False):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * (1 - step / steps)
-        batch = next(endless)
+        batch = tensors(given, device)
         errors, maps, _, counts = lessons(**batch).unbind(-1)
         losses = (errors + maps) / counts.clamp_min(1)
         if not bool(losses.isfinite().all()):
@@ -326,7 +371,27 @@ def learn(
         losses.sum().backward()
         optimizer.step()
     for each, grade in zip(students, examine(lessons, [batch]), strict=True):
-        log(f"{each.name} in {each.place}: misses {100 * grade.relative:.3g} % of what it should give")
+        missed = f"{100 * grade.relative:.3g} % of what it should give"
+        log(f"{each.name} in {each.place}: misses {missed}, on the last batch that it learnt from")
+
+
+def number_of(batches: Iterable[Any]) -> int:
+    """How many there are."""
+    try:
+        return len(batches)  # type: ignore[arg-type]
+    except TypeError:  # a DataLoader may not know either
+        return sum(1 for _ in batches)
+
+
+def again_and_again(batches: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """All batches, pass after pass."""
+    count = 1
+    while count:
+        count = 0
+        for batch in batches:
+            count += 1
+            yield batch
+    raise InputError("batches is empty, or can be gone through only once; pass a list or a DataLoader")
 
 
 def tensors(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Trial(Schema):
     steps: int
     quality: float
     drop: float
+    replaced: dict[str, str]
 
 
 class ParingStudy(Document):
@@ -45,6 +46,7 @@ class ParingStudy(Document):
         metric: whose drop is bounded.
         target: what is saved: `latency` as a share of the forward pass, `parameters`, or `state` in bytes.
         max_drop: the bound.
+        in_percent: whether drops are in percent of the original, and not in points.
         original: the metric of the original, on what the search looks at.
         attention: the share of the forward pass that attention takes, by what was timed.
         alone: by place and candidate, the drop where nothing else is replaced.
@@ -59,6 +61,7 @@ class ParingStudy(Document):
     metric: str
     target: Literal["latency", "parameters", "state"]
     max_drop: float
+    in_percent: bool
     original: float
     attention: dict[str, float]
     alone: dict[str, dict[str, float]]
@@ -124,7 +127,7 @@ def draw(study: ParingStudy | None) -> ParingFigure | None:
     ]
     return ParingFigure(
         metric=words.label(study.metric),
-        unit="percent of it" if study.metric == "perplexity" else "points",
+        unit="percent of the original" if study.in_percent else "points",
         bound=f"{study.max_drop:g}",
         remark=study.remark,
         settings=study.settings,

@@ -87,6 +87,13 @@ class Lesson:
         return torch.stack(sums) * y.shape[-1]
 
 
+def can_match(mixer: TokenMixer, student: TokenMixer) -> bool:
+    """Whether both have maps, of as many heads, and that of the student is made of something that learns."""
+    learning = (name.partition(".")[0] for name, parameter in student.named_parameters() if parameter.requires_grad)
+    learns = any(part not in ("value", "output") for part in learning)
+    return mixer.has_map and student.has_map and learns and mixer.slot.num_heads == student.slot.num_heads
+
+
 class Lessons(nn.Module):
     """The students, and nothing of the teacher: what is trained and saved.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from bareformers.data.corpus import Corpus, one_way, read_lines, read_text, refuse_unused, user_path
+from bareformers.data.corpus import Corpus, assign_parts, counted, read_lines, read_text, refuse_unused, user_path
 from bareformers.errors import InputError, unknown
 from bareformers.registry import source
 
@@ -21,15 +21,19 @@ class Text:
     """UTF-8 text files or folders of *.txt, divided by shares or given as train, validation and test."""
 
     path: Paths | None = None  # a file, a folder (every *.txt below it) or a list of these, divided by the shares
-    train: Paths | None = None  # or the sides one by one; test may be left out
+    train: Paths | None = None  # or the sides one by one; without validation, a share of train becomes it
     validation: Paths | None = None
     test: Paths | None = None
     documents: Unit | None = None  # paragraphs (blank lines between), lines or files; null: files for a folder
-    validation_share: float = 0.04  # of the documents under path, chosen by hash
-    test_share: float = 0.04
+    validation_share: float = 0.04  # of the documents under path, or under train, chosen by hash
+    test_share: float = 0.04  # of the documents under path
 
     def load(self) -> Corpus:
-        one_way("text", self.path, self.train, self.validation, self.test)
+        if (self.path is None) == (self.train is None) or self.path is not None and (self.validation or self.test):
+            raise InputError(
+                "text: write either path, which is divided by shares, or train, and validation and test where there "
+                "are files for them"
+            )
         if self.documents is not None and self.documents not in get_args(Unit):
             raise unknown("documents unit", self.documents, get_args(Unit))
         if self.path is not None:
@@ -41,11 +45,22 @@ class Text:
                 test_share=self.test_share,
                 notes=[f"Read {len(items):,} documents from {shown(self.path)}."],
             )
-        refuse_unused(self, ("validation_share", "test_share"), "where the sides are given one by one")
-        given = [paths for paths in (self.train, self.validation, self.test) if paths is not None]
-        sides = [[text for _, text in self._read(paths)] for paths in given]
-        sizes = ", ".join(f"{len(side):,} from {shown(paths)}" for paths, side in zip(given, sides, strict=True))
-        return Corpus.given("documents", *sides, notes=[f"Read documents: {sizes}."])
+        refuse_unused(self, ("test_share",), "where the sides are given one by one")
+        if self.validation is not None:
+            refuse_unused(self, ("validation_share",), "where there is a file for validation")
+        sides_given = (("train", self.train), ("validation", self.validation), ("test", self.test))
+        given = {part: paths for part, paths in sides_given if paths is not None}
+        sides = {part: self._read(paths) for part, paths in given.items()}
+        sizes = ", ".join(f"{len(side):,} from {shown(given[part])}" for part, side in sides.items())
+        notes = [f"Read documents: {sizes}."]
+        if self.validation is None:
+            part_of = assign_parts((key for key, _ in sides["train"]), self.validation_share, 0.0)
+            sides["validation"] = [item for item in sides["train"] if part_of[item[0]] == "validation"]
+            sides["train"] = [item for item in sides["train"] if part_of[item[0]] == "train"]
+            taken = counted(len(sides["validation"]), "training document")
+            notes.append(f"Took {taken} for validation, chosen by hash.")
+        texts = {part: [text for _, text in side] for part, side in sides.items()}
+        return Corpus.given("documents", texts["train"], texts["validation"], texts.get("test", ()), notes=notes)
 
     def _read(self, paths: Paths) -> list[tuple[str, str]]:
         """Documents with the keys that they are divided by: the file's name for whole files, else the text."""
