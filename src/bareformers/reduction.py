@@ -287,6 +287,7 @@ def finish(subject: Subject, command: str, log: Log) -> Pared:
         metric=subject.metric,
         target=paring.target,
         max_drop=paring.max_drop,
+        searched_drop=trace.max_drop,
         in_percent=subject.metric in IN_PERCENT,
         original=trace.original,
         attention={f"batch of {rows}": share for rows, share in shares.items()},

@@ -155,13 +155,18 @@ class Near(Mask):
         super().__init__(whole.num_queries, num_keys, causal=True, device=whole.device, keep=keep)
         self.whole, self.window = whole, window
 
+    @property
+    def cuts(self) -> bool:
+        """Whether a key may lie too far back."""
+        return is_open(self.num_keys) or self.num_keys > self.window
+
     @cached_property
     def regular(self) -> bool:
         return self.whole.regular
 
     @property
     def triangular(self) -> bool:
-        return super().triangular and self.num_keys <= self.window
+        return super().triangular and not self.cuts
 
     @cached_property
     def key_positions(self) -> Tensor:
@@ -174,7 +179,7 @@ class Near(Mask):
     @cached_property
     def allowed(self) -> Tensor | None:
         visible = super().allowed
-        if self.num_keys <= self.window:
+        if not self.cuts:
             return visible
         near = (self.query_positions[:, None, :, None] - self.key_positions[:, None, None, :]) < self.window
         return near if visible is None else near & visible

@@ -107,7 +107,7 @@ def search(
     First every candidate is tried alone in every place. Then steps are taken greedily by the saving for each point that
     is expected to be lost: the drop alone, times how much more the candidate was seen to lose together with others than
     alone. The quality of the whole is measured after each step, and one that leaves the budget is taken back, for good:
-    what was too much does not become less with more replaced. A place may get another candidate later that saves more.
+    what was too much, alone or so far, does not become less with more replaced. A place may get another candidate later that saves more.
 
     Args:
         places: the candidates that each may get, in the order in which they are tried where all else is equal.
@@ -144,9 +144,9 @@ def search(
             has, costs = (trace.savings[place][own], trace.alone[place][own]) if own else (0.0, 0.0)
             for each in candidates:
                 gain = trace.savings[place][each] - has
-                alone = floored(trace.alone[place][each] - costs)
-                if gain > TINY and math.isfinite(alone) and (place, each) not in rejected:
-                    found.append(Option(place, each, gain, alone))
+                alone = trace.alone[place][each]
+                if gain > TINY and alone <= max_drop + TINY and (place, each) not in rejected:
+                    found.append(Option(place, each, gain, floored(alone - costs)))
         return found
 
     def worth(option: Option) -> tuple[float, float]:

@@ -46,6 +46,7 @@ class ParingStudy(Document):
         metric: whose drop is bounded.
         target: what is saved: `latency` as a share of the forward pass, `parameters`, or `state` in bytes.
         max_drop: the bound.
+        searched_drop: what the search may lose, which is more where fine-tuning is to win some back.
         in_percent: whether drops are in percent of the original, and not in points.
         original: the metric of the original, on what the search looks at.
         attention: the share of the forward pass that attention takes, by what was timed.
@@ -61,6 +62,7 @@ class ParingStudy(Document):
     metric: str
     target: Literal["latency", "parameters", "state"]
     max_drop: float
+    searched_drop: float
     in_percent: bool
     original: float
     attention: dict[str, float]
@@ -128,7 +130,7 @@ def draw(study: ParingStudy | None) -> ParingFigure | None:
     return ParingFigure(
         metric=words.label(study.metric),
         unit="percent of the original" if study.in_percent else "points",
-        bound=f"{study.max_drop:g}",
+        bound=f"{study.searched_drop:g}",
         remark=study.remark,
         settings=study.settings,
         attention=[f"{words.percent(share)} ({what})" for what, share in study.attention.items()],
@@ -158,7 +160,8 @@ def _cell(study: ParingStudy, place: str, name: str) -> Cell:
     if study.final.get(place) == name:
         shade = None
     else:
-        shade = round(100 * min(max(drop, 0.0) / study.max_drop, 1.0)) if study.max_drop else 100 * (drop > 0)
+        bound = study.searched_drop
+        shade = round(100 * min(max(drop, 0.0) / bound, 1.0)) if bound else 100 * (drop > 0)
     return Cell(_points(drop), saved(study, saving), shade)
 
 
@@ -171,20 +174,21 @@ def _way(study: ParingStudy) -> Panel:
     taken = [step for step in study.steps if step.accepted]
     left = [step for step in study.steps if not step.accepted and step.drop < float("inf")]
     ink, hue = THEMES["v1"][0], THEMES["v2"][0]
-    axes.axhline(study.max_drop, color=MUTED, linewidth=1, dashes=(4, 3), zorder=1)
+    axes.axhline(study.searched_drop, color=MUTED, linewidth=1, dashes=(4, 3), zorder=1)
     axes.plot(
         [0.0, *(step.saved / size for step in taken)], [0.0, *(step.drop for step in taken)],
         color=ink, linewidth=1.8, marker="o", markersize=5, markeredgewidth=0, zorder=3,
     )  # fmt: skip
-    if left:
-        axes.plot(
-            [step.saved / size for step in left], [step.drop for step in left],
-            color=hue, linewidth=0, marker="X", markersize=6, markeredgewidth=0, zorder=2,
-        )  # fmt: skip
-    highest = max([study.max_drop, *(step.drop for step in taken)], default=1.0)
+    highest = max([study.searched_drop, *(step.drop for step in taken)])
     lowest = min([0.0, *(step.drop for step in taken)])
     room = max(highest - lowest, 1e-6)
-    axes.set_ylim(highest + room * (0.6 if left else 0.1), lowest - 0.1 * room)  # up is better
+    edge = highest + room * (0.6 if left else 0.1)
+    if left:
+        axes.plot(
+            [step.saved / size for step in left], [min(step.drop, edge) for step in left],
+            color=hue, linewidth=0, marker="X", markersize=6, markeredgewidth=0, zorder=2, clip_on=False,
+        )  # fmt: skip
+    axes.set_ylim(edge, lowest - 0.1 * room)  # up is better
     axes.set_xlabel(f"saved, {unit}")
     axes.set_ylabel(f"drop of {words.label(study.metric)}   (up is better)")
     axes.xaxis.set_major_locator(MaxNLocator(6))
@@ -193,7 +197,7 @@ def _way(study: ParingStudy) -> Panel:
     axes.grid(axis="x", color=FAINT, linewidth=0.6, alpha=0.5)
     end = taken[-1] if taken else None
     said = f"after {len(taken)} steps a drop of {end.drop:.3g}, {saved(study, end.saved)} saved" if end else "no step"
-    described = f"The search for what to replace: {said}; the bound is {study.max_drop:g}"
+    described = f"The search for what to replace: {said}; the bound is {study.searched_drop:g}"
     return Panel("along the way", "the whole, after each step of the search", inline(figure, "paring", described))
 
 
