@@ -157,6 +157,44 @@ def test_equal_seeds_give_equal_models(finished, classifier, data, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_low_rank_fine_tuning(finished, classifier, data, tmp_path, monkeypatch):
+    pytest.importorskip("peft", reason="needs peft, of the extra of that name")
+    given = {"max_drop": 100, "finetune": {**QUICK["finetune"], "learning_rate": 0.1, "low_rank": 2}}
+    found, _ = pare(classifier, data, tmp_path / "run", **given)
+    assert found.study.final == finished[0].study.final
+    first, second = finished[0].model.state_dict(), found.model.state_dict()
+    assert first.keys() == second.keys()
+    query = "bert.encoder.layer.0.output.dense.weight"
+    changed = second[query] - hf.BertForSequenceClassification.from_pretrained(classifier).state_dict()[query]
+    assert torch.linalg.matrix_rank(changed, tol=1e-5) == 2
+    step, calls = reduction.BareTrainer.training_step, []
+
+    def steps(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reduction.BareTrainer, "training_step", steps)
+        with pytest.raises(Interrupted):
+            pare(classifier, data, tmp_path / "killed", **given)
+    again, _ = pare(classifier, data, tmp_path / "killed", **given)
+    assert all(torch.equal(second[name], tensor) for name, tensor in again.model.state_dict().items())
+    with pytest.raises(InputError, match="only_replaced is about weights that do not learn with low_rank"):
+        pare(classifier, data, tmp_path / "both", finetune={**given["finetune"], "only_replaced": True})
+
+
+def test_only_what_was_replaced_is_fine_tuned(classifier, data, tmp_path):
+    settings = {**QUICK["finetune"], "learning_rate": 0.01, "only_replaced": True}
+    found, _ = pare(classifier, data, tmp_path / "run", max_drop=100, finetune=settings)
+    before = hf.BertForSequenceClassification.from_pretrained(classifier).state_dict()
+    after = found.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before.keys() & after.keys())
+    values = "bert.encoder.layer.0.attention.self.mixer.value.weight"
+    assert not torch.equal(after[values], before[values.replace("mixer.", "")])
+
+
 @pytest.mark.parametrize("stage", ["lessons", "search", "finetune", "end"])
 def test_a_paring_that_was_killed_goes_on(finished, classifier, data, tmp_path, monkeypatch, stage):
     found, _, _ = finished

@@ -312,6 +312,20 @@ class Distillation(Study):
         return "teacher"
 
 
+class Tuning(Finetune):
+    """How a pared model is trained whole."""
+
+    # The rank of what linear maps learn while their weights stay (Hu et al., ICLR 2022); by default all weights learn.
+    low_rank: Count | None = None
+
+    @model_validator(mode="after")
+    def _all_weights(self) -> Tuning:
+        for key in ("only_replaced", "average_checkpoints", "early_stopping"):
+            if self.low_rank and getattr(self, key):
+                raise ValueError(f"{key} is about weights that do not learn with low_rank; leave one of both out")
+        return self
+
+
 class Search(Section):
     """How it is found what can be replaced."""
 
@@ -341,7 +355,7 @@ class Paring(Study):
     training: LessonTraining = LessonTraining(**LESSONS)
     match_maps: Annotated[float, Field(ge=0)] = 0.0  # weight of the squared difference of maps, where both have one
     search: Search = Search()
-    finetune: Finetune | None = Finetune(**TUNING)
+    finetune: Tuning | None = Tuning(**TUNING)
 
     @model_validator(mode="before")
     @classmethod

@@ -34,7 +34,7 @@ from bareformers.measure import quality as likelihoods
 from bareformers.paring import drawing, savings, surgery
 from bareformers.paring.search import TINY, Assignment, Trace, lost, search
 from bareformers.paring.teaching import Candidates, Place, named, places_of, without_cache
-from bareformers.recipe import Finetune, Paring, Task, Training, validated
+from bareformers.recipe import Paring, Task, Training, Tuning, validated
 from bareformers.report import html
 from bareformers.report.paring import ParingStudy, Trial
 from bareformers.report.result import Comparison, Measure, RunResult, aggregate, write_csv, write_whole
@@ -272,7 +272,7 @@ def finish(subject: Subject, command: str, log: Log) -> Pared:
     pared, trials = verified(subject, trace, log)
     final = trace.after(trials[-1].steps if trials else 0)
     models = {"original": model, "pared": pared}
-    if final and paring.finetune is not None:
+    if final and paring.finetune is not None and not paring.finetune.only_replaced:
         models["fine_tuned"] = tuned(subject, {}, folder / "tuned" / "original", log)
         said = "the original with the same fine-tuning"
         results["fine_tuned"] = measured(subject, "fine_tuned", models["fine_tuned"], {}, said, log)
@@ -541,7 +541,7 @@ def saved_assignment(folder: Path) -> Assignment | None:
 
 
 def finetune(
-    subject: Subject, model: Any, assignment: Assignment, settings: Finetune, folder: Path, log: Log
+    subject: Subject, model: Any, assignment: Assignment, settings: Tuning, folder: Path, log: Log
 ) -> BareTrainer:
     """Train a pared model whole, with a share of what the original predicts."""
     searched = subject.searched
@@ -559,18 +559,30 @@ def finetune(
         learnt = subject.candidates.learnt(chosen(subject.candidates, assignment))
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in learnt)
+    net = with_low_rank(model, settings.low_rank) if settings.low_rank else model
     try:
         teacher.requires_grad_(False)
         with without_cache(model, teacher):
-            trainer = trainer_of(subject, model, settings, folder, f"fine-tuning {folder.name}", validate, objective)
+            trainer = trainer_of(subject, net, settings, folder, f"fine-tuning {folder.name}", validate, objective)
             execution.learn(trainer, subject.data, log)
     except Diverged as error:
         raise InputError(f"{error}; write a smaller finetune.learning_rate, and remove {subject.folder}") from error
     finally:
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
+    if settings.low_rank:
+        net.merge_and_unload()
     model.requires_grad_(True)
     return trainer
+
+
+def with_low_rank(model: Any, rank: int) -> Any:
+    """A model around this one, in which every linear map but the head learns a sum of `rank` outer products."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise InputError("finetune.low_rank needs peft; pip install 'bareformers[peft]'") from error
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
 
 
 def measured(

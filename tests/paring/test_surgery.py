@@ -747,13 +747,45 @@ def test_the_code_beside_a_model_is_never_asked_for(saved):
         load(saved)
 
 
-def test_gguf_files_are_left_to_transformers(monkeypatch, tmp_path):
-    calls = []
-    monkeypatch.setattr(
-        hf.AutoModelForCausalLM, "from_pretrained", lambda *args, **kwargs: calls.append((args, kwargs))
-    )
-    load(tmp_path, gguf_file="model.gguf")
-    assert calls == [((tmp_path,), {"gguf_file": "model.gguf", "trust_remote_code": False})]
+def write_gguf(path):
+    """A Llama that was never trained, as llama.cpp has it."""
+    gguf = pytest.importorskip("gguf", reason="needs gguf, of the extra of that name")
+    size, wide, heads, words = 32, 48, 4, 50
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(2)
+    writer.add_context_length(64)
+    writer.add_embedding_length(size)
+    writer.add_feed_forward_length(wide)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(size // heads)
+    writer.add_vocab_size(words)
+    random = torch.Generator().manual_seed(0)
+    shapes = {"token_embd": (words, size), "output": (words, size), "output_norm": (size,)}
+    for layer in range(2):
+        inside = {f"attn_{part}": (size, size) for part in ("q", "k", "v", "output")}
+        inside |= {"ffn_gate": (wide, size), "ffn_up": (wide, size), "ffn_down": (size, wide)}
+        inside |= {"attn_norm": (size,), "ffn_norm": (size,)}
+        shapes |= {f"blk.{layer}.{name}": shape for name, shape in inside.items()}
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", 0.2 * torch.randn(shape, generator=random).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_becomes_a_model_like_others(tmp_path):
+    write_gguf(tmp_path / "model.gguf")
+    model = load(tmp_path, gguf_file="model.gguf")
+    assert type(model) is hf.LlamaForCausalLM and model.float().dtype == torch.float32
+    ids = torch.arange(5, 13)[None]
+    before = model(ids).logits
+    swap(model, "dot_product")
+    torch.testing.assert_close(model(ids).logits, before, atol=1e-5, rtol=1e-5)
+    model.save_pretrained(tmp_path / "saved")
+    torch.testing.assert_close(load(tmp_path / "saved")(ids).logits, before, atol=1e-5, rtol=1e-5)
 
 
 DAMAGES = [

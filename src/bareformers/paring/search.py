@@ -107,7 +107,8 @@ def search(
     First every candidate is tried alone in every place. Then steps are taken greedily by the saving for each point that
     is expected to be lost: the drop alone, times how much more the candidate was seen to lose together with others than
     alone. The quality of the whole is measured after each step, and one that leaves the budget is taken back, for good:
-    what was too much, alone or so far, does not become less with more replaced. A place may get another candidate later that saves more.
+    what was too much, alone or so far, does not become less with more replaced. A place may get another candidate later
+    that saves more.
 
     Args:
         places: the candidates that each may get, in the order in which they are tried where all else is equal.
