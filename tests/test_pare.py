@@ -320,6 +320,7 @@ def test_models_of_transformers_that_decode(tmp_path, kind):
     assert places >= set(found.study.final) >= {"decoder layer 0", "decoder layer 1"}
     original, pared = (found.comparison.variant(name) for name in ("original", "pared"))
     assert pared.cost["state_bytes"].value < original.cost["state_bytes"].value
+    assert {"decoding_step_behind_24_tokens"} <= {*pared.cost} & {*original.cost}
     assert bareformers.load(tmp_path / "run" / "model").config.use_cache is True
 
 

@@ -640,7 +640,7 @@ def drawn(model: Any, data: TaskData) -> dict[str, np.ndarray]:
 
 
 def time_all(subject: Subject, models: Mapping[str, Any], results: Mapping[str, RunResult], log: Log) -> None:
-    """The latency of the original and the pared model in turns, into their results."""
+    """What the original and the pared model take, of a forward pass and of a step of decoding, into their results."""
     rounds, compared = subject.paring.evaluation.speed_rounds, ("original", "pared")
     key = f"latency_{savings.BATCHES[0]}"
     if not rounds or all(key in results[name].cost for name in compared):
@@ -652,6 +652,12 @@ def time_all(subject: Subject, models: Mapping[str, Any], results: Mapping[str, 
             results[name].cost[f"latency_{rows}"] = Measure(
                 value=1000 * timing.seconds, unit="ms", better="lower", spread=1000 * timing.spread
             )
+    length, steps = savings.decoding_steps({name: models[name] for name in compared}, rounds)
+    for name, timing in steps.items():
+        results[name].cost[f"decoding_step_behind_{length}_tokens"] = Measure(
+            value=1000 * timing.seconds, unit="ms", better="lower", spread=1000 * timing.spread
+        )
+    for name in compared:
         results[name].save(subject.folder / name / f"seed{subject.seed}" / "result.json")
 
 

@@ -22,6 +22,7 @@ Savings = dict[Place, dict[str, float]]
 BATCHES = (1, 32)  # sequences at once, when time is taken
 TIMED_LENGTH = 128  # tokens of each
 STATE_LENGTH = 2048  # tokens that decoding has read
+STEPS = 8  # of decoding, in each round of a timing
 SECONDS = 60.0  # that all rounds of one timing take at most
 
 
@@ -40,18 +41,30 @@ def measure(candidates: Candidates, target: Target, rounds: int) -> tuple[Saving
     model = candidates.model
     found: Savings = {place: {} for place, _ in candidates.students}
     whole = state_bytes(model) if target == "state" else 0
-    for (place, name), each in candidates.students.items():
+    for students in alike(candidates):
+        first = students[0]
         if target == "parameters":
-            before = nn.ModuleList(model.get_submodule(path) for path in each.planned.new.modules)
-            saved = cost.num_parameters(before) - cost.num_parameters(nn.ModuleList(modules_of(each)))
-        elif place.role == "encoder":
+            before = nn.ModuleList(model.get_submodule(path) for path in first.planned.new.modules)
+            saved = cost.num_parameters(before) - cost.num_parameters(nn.ModuleList(modules_of(first)))
+        elif first.place.role == "encoder":
             saved = 0
         else:
-            replaced = candidates.install(place, name)
+            replaced = candidates.install(first.place, first.name)
             saved = whole - state_bytes(model)
             surgery.put_back(model, replaced)
-        found[place][name] = float(saved)
+        for each in students:
+            found[each.place][each.name] = float(saved)
     return found, shares
+
+
+def alike(candidates: Candidates) -> list[list[Student]]:
+    """Students of one mixer in places of one role and shape, which cost the same."""
+    groups: dict[Any, list[Student]] = {}
+    for each in candidates.students.values():
+        there = [candidates.model.get_submodule(path) for path in each.planned.new.modules]
+        shapes = tuple(parameter.shape for part in (*there, *modules_of(each)) for parameter in part.parameters())
+        groups.setdefault((each.place.role, each.name, shapes), []).append(each)
+    return list(groups.values())
 
 
 def check(model: Any, target: Target) -> None:
@@ -94,6 +107,36 @@ def whole_latencies(models: Mapping[str, Any], rounds: int) -> dict[str, dict[in
 
 
 @torch.no_grad()
+def decoding_steps(models: Mapping[str, Any], rounds: int) -> tuple[int, dict[str, Timing]]:
+    """Tokens of one sequence that were read before, and the time of a step of decoding behind them, in turns.
+
+    No times where a model has no room for so many steps, or decodes nothing.
+    """
+    steps = STEPS * (rounds + 1)
+    length = min(STATE_LENGTH, *(readable(model) - steps for model in models.values()))
+    if length < 1 or not all(model.can_generate() for model in models.values()):
+        return 0, {}
+    calls: dict[str, Callable[[], Any]] = {}
+    for name, model in models.items():
+        inputs = inputs_of(model.eval(), 1, length)
+        read = model(**inputs, use_cache=True)
+        given = {"past_key_values": read.past_key_values, "use_cache": True}
+        if model.config.is_encoder_decoder:
+            given["encoder_outputs"] = (read.encoder_last_hidden_state,)
+            given["decoder_input_ids"] = inputs["decoder_input_ids"][:, -1:]
+        else:
+            given["input_ids"] = inputs["input_ids"][:, -1:]
+        calls[name] = partial(repeat, partial(model, **given))
+    taken = speed.interleaved(calls, rounds)
+    return length, {name: Timing(each.seconds / STEPS, each.spread / STEPS, rounds) for name, each in taken.items()}
+
+
+def repeat(step: Callable[[], Any]) -> None:
+    for _ in range(STEPS):
+        step()
+
+
+@torch.no_grad()
 def latencies(candidates: Candidates, rounds: int) -> tuple[Savings, dict[str, float]]:
     """See `measure`. A mixer saves the same in all places that are alike: the median over them.
 
@@ -102,17 +145,13 @@ def latencies(candidates: Candidates, rounds: int) -> tuple[Savings, dict[str, f
     model = candidates.model
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    alike: dict[Any, list[Student]] = {}
-    for each in candidates.students.values():
-        shapes = tuple(parameter.shape for module in modules_of(each) for parameter in module.parameters())
-        alike.setdefault((each.place.role, each.name, shapes), []).append(each)
+    groups, shares = alike(candidates), {}
     saved: Savings = {place: {} for place, _ in candidates.students}
-    shares = {}
     for rows in BATCHES:
         inputs = inputs_of(model, rows, min(TIMED_LENGTH, readable(model)))
         taken = timed(model, inputs, list(candidates.students.values()), rounds)
         whole, attention = taken[""].seconds, dict[Place, float]()
-        for students in alike.values():
+        for students in groups:
             pairs = [(taken[paths_of(each)], taken[f"{each.place} {each.name}"]) for each in students]
             gain = statistics.median(before.seconds - after.seconds for before, after in pairs)
             spread = statistics.median(max(before.spread, after.spread) for before, after in pairs)
