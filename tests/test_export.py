@@ -73,7 +73,7 @@ def test_options_that_take_another_way(family, mixer, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("mixer", ["gaussian", "alr"])
 def test_a_translator_has_two_lengths(mixer, tmp_path):
-    model = swapped("marian", mixer, "cross")
+    model = swapped("marian", mixer, "cross", encoder_layers=1, decoder_layers=1)
     found = quietly(model, tmp_path / "model.pt2")
     assert (3, 40, 1) in found.compared
     program = torch.export.load(found.path).module()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -266,19 +267,27 @@ def write_samples(folder: Path, outputs: list[Output], data: TaskData) -> None:
     write_whole(folder / "samples.json", json.dumps({"kind": kind, "samples": samples}, ensure_ascii=False) + "\n")
 
 
-def draw(model: Any, data: TaskData) -> dict[str, np.ndarray]:
-    """The maps of a validation example of medium length, or of its first tokens."""
+Maps = Callable[[Any, dict[str, Tensor], dict[str, list[str]]], dict[str, np.ndarray]]
+
+
+def draw(model: Any, data: TaskData, take: Maps | None = None) -> dict[str, np.ndarray]:
+    """The maps of a validation example of medium length, or of its first tokens.
+
+    Args:
+        take: makes them, called as `measure.maps.maps`; by default that, for a model of ours.
+    """
+    take = take or partial(maps, mixers=mixers_of(model))
     most = ASSESSMENTS[data.task].map_tokens
     lengths = np.minimum(data.validation.lengths, most)
     example = data.validation[int(np.abs(lengths - int(np.median(lengths))).argmin())]
     ids = example["input_ids"][:most]
     inputs = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None].to(model.device)}
     if not model.config.is_encoder_decoder:
-        return maps(model, inputs, {role: words(data, ids) for role in ASSESSMENTS[data.task].roles}, mixers_of(model))
+        return take(model, inputs, dict.fromkeys(("encoder", "decoder"), words(data, ids)))
     labels = example["labels"][:most]
     inputs["labels"] = torch.from_numpy(labels.astype(np.int64))[None].to(model.device)
-    start = [data.tokenizer.bos_token_id, *labels[:-1].tolist()]
-    return maps(model, inputs, {"encoder": words(data, ids), "decoder": words(data, start)}, mixers_of(model))
+    start = [model.config.decoder_start_token_id, *labels[:-1].tolist()]
+    return take(model, inputs, {"encoder": words(data, ids), "decoder": words(data, start)})
 
 
 def mixers_of(model: Any) -> list[Mixer]:

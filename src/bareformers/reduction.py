@@ -24,7 +24,7 @@ from torch import nn
 from transformers import set_seed
 
 from bareformers import execution, pretrained, recipe, registry, run_folder
-from bareformers.assessment import ASSESSMENTS, MODELS, evaluate, is_causal, padded, words, write_samples
+from bareformers.assessment import MODELS, draw, evaluate, is_causal, padded, write_samples
 from bareformers.data.examples import part
 from bareformers.data.tasks import TaskData
 from bareformers.data.tokens import bytes_per_token
@@ -601,7 +601,7 @@ def measured(
     for remark in remarks:
         log(remark)
     write_samples(folder, outputs, data)
-    np.savez_compressed(folder / "maps.npz", **drawn(model, data))  # type: ignore[arg-type]
+    np.savez_compressed(folder / "maps.npz", **draw(model, data, drawing.maps))  # type: ignore[arg-type]
     result.cost = costs(model, min(int(subject.paring.task["max_length"]), savings.readable(model)))
     result.save(done)
     write_whole(folder / ASSIGNMENT, json.dumps(assignment, indent=1) + "\n")
@@ -621,22 +621,6 @@ def costs(model: Any, length: int) -> dict[str, Measure]:
     if model.can_generate():
         found["state_bytes"] = Measure(value=savings.state_bytes(model), unit="bytes", better="lower")
     return found
-
-
-def drawn(model: Any, data: TaskData) -> dict[str, np.ndarray]:
-    """The maps of a validation example of medium length, or of its first tokens."""
-    most = ASSESSMENTS[data.task].map_tokens
-    lengths = np.minimum(data.validation.lengths, most)
-    example = data.validation[int(np.abs(lengths - int(np.median(lengths))).argmin())]
-    ids = example["input_ids"][:most]
-    inputs = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None].to(model.device)}
-    if not model.config.is_encoder_decoder:
-        told = words(data, ids)
-        return drawing.maps(model, inputs, {"encoder": told, "decoder": told})
-    labels = example["labels"][:most]
-    inputs["labels"] = torch.from_numpy(labels.astype(np.int64))[None].to(model.device)
-    start = [model.config.decoder_start_token_id, *labels[:-1].tolist()]
-    return drawing.maps(model, inputs, {"encoder": words(data, ids), "decoder": words(data, start)})
 
 
 def time_all(subject: Subject, models: Mapping[str, Any], results: Mapping[str, RunResult], log: Log) -> None:
