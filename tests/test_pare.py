@@ -368,6 +368,11 @@ def test_the_folder_of_another_paring_is_refused(finished, data, classifier, cap
     assert re.search(r"belongs to another recipe: [\w.]+ differs; write --output", mistaken(words, capsys))
 
 
+def test_a_model_in_memory_is_refused():
+    with pytest.raises(InputError, match="reads a folder, not a BertModel; save the model there"):
+        reduction.pare(hf.BertModel(hf.BertConfig(num_hidden_layers=1, hidden_size=24)))
+
+
 def test_a_model_without_attention(tmp_path, capsys):
     path = tiny.classification(tmp_path, "none")
     running.run(load(path), "bareformers run tiny.yaml", log=lambda sentence: None)

@@ -132,12 +132,26 @@ def pare(
 ) -> Pared:
     """Replace attention of a trained model wherever that costs little, and leave all in a folder.
 
+    Candidates learn in all places in one pass (as in `distill`), a greedy search takes those that save the most for
+    what they lose, and the whole is fine-tuned and verified on what the search did not see. Stopped, it goes on.
+
+        pared = pare("models/minilm_sst2", "data/sst2", max_drop=1.0, target="latency", output="runs/pared")
+        print(pared.study.remark, pared.study.final)
+        pared.model.save_pretrained("smaller")
+
     Args:
-        model: a recipe (YAML); or a run folder of ours; or a folder, or a name on the hub, of `transformers`.
-        data: the data section of a recipe, or a folder with files of the sides; of a run, by default its own.
+        model: a recipe (YAML); or a run folder of ours; or a folder, GGUF file or name on the hub of `transformers`.
+        data: where there is a file for each side, or the data section of a recipe; of a run, by default its own.
         overrides: `key=value`, as on the command line.
         log: takes sentences about what is going on.
-        given: keys of the recipe, such as max_drop, metric, target, candidates, seed or output.
+        given: keys of the recipe: max_drop (points; percent of a perplexity or of bits per byte), metric, target
+            (latency, parameters or state), candidates, training, search, finetune, seed, output.
+
+    Returns:
+        The pared model (the original where nothing fits), what was tried, both compared, and the folder.
+
+    Raises:
+        InputError: model, data, metric or candidates do not fit, or the folder belongs to another paring.
     """
     paring = recipe_of(model, data, given, overrides)
     command = shlex.join(["bareformers", "pare", str(paring.folder / "recipe.yaml")])
@@ -151,10 +165,17 @@ def recipe_of(
     overrides: Sequence[str] = (),
 ) -> Paring:
     """The recipe that arguments amount to."""
+    if not isinstance(model, str | Path):
+        raise InputError(
+            f"pare goes on where it was stopped, and so reads a folder, not a {type(model).__name__}; save the model "
+            f"there with its tokenizer, by save_pretrained"
+        )
     keys = dict(given)
     if "seed" in keys:
         keys["seeds"] = [keys.pop("seed")]
-    if "output" in keys:
+    if keys.get("output") is None:
+        keys.pop("output", None)
+    else:
         keys["output"] = str(keys["output"])
     if data is not None:
         keys["data"] = pretrained.data_of(data)
@@ -183,7 +204,6 @@ def carry_out(paring: Paring, command: str, log: Log = print) -> Pared:
 def begin(paring: Paring) -> Subject:
     """The model and its data, and the folder claimed; an `InputError` where something does not fit."""
     model, tokenizer, own = pretrained.opened(paring.model)
-    run_folder.import_plugins(own.get("plugins") or [])
     kind = pretrained.task_of(model, own)
     asked = pretrained.laid_over(own.get("task"), paring.task)
     limit = savings.readable(model)
@@ -205,7 +225,9 @@ def begin(paring: Paring) -> Subject:
         raise InputError(f"{paring.model} has no recipe.yaml that says what it was trained on; write --data, or data:")
     section = pretrained.section_for(given, task.name)
     data = run_folder.load_data(section, task, tokenizer, model)
-    paring = paring.model_copy(update={"data": section, "task": task.model_dump(mode="json"), "metric": metric})
+    plugins = list(dict.fromkeys([*(own.get("plugins") or []), *paring.plugins]))
+    found = {"plugins": plugins, "data": section, "task": task.model_dump(mode="json"), "metric": metric}
+    paring = paring.model_copy(update=found)
     data, searched, verifying, division = divided(data, tokenizer, paring)
     model.to(environment.default_device()).eval()
     savings.check(model, paring.target)
