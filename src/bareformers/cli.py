@@ -151,8 +151,8 @@ def pare(
     said = {key: value for key, value in given.items() if value is not None}
     recipe = reduction.recipe_of(model, data, said, overrides or [])
     found = reduction.carry_out(recipe, command, log=say)
-    show(found.comparison, found.folder)
-    print(f"Model:  {found.folder / 'model'}\n{found.study.remark}")
+    show(found.comparison, found.folder, found.study.remark)
+    print(f"Model:  {found.folder / 'model'}")
 
 
 @app.command()
@@ -206,8 +206,8 @@ def say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def show(comparison: Comparison, folder: Path) -> None:
-    """A comparison as a table, what it says, and where its report is."""
+def show(comparison: Comparison, folder: Path, said: str = "") -> None:
+    """A comparison as a table, what it says (or what was said of it), and where its report is."""
     from rich.console import Console
 
     from bareformers.report.table import table
@@ -215,7 +215,7 @@ def show(comparison: Comparison, folder: Path) -> None:
 
     console = Console()
     console.print(table(comparison))
-    console.print(verdict(comparison))
+    console.print(said or verdict(comparison))
     print(f"\nReport: {folder / 'report.html'}")
 
 

@@ -688,14 +688,19 @@ def ended(subject: Subject, trace: Trace, trials: Sequence[Trial], results: Mapp
             f"Nothing can be replaced: the search found {len(trace.assignment)} places for a drop of at most "
             f"{trace.max_drop:g}, but none held on what verifies. The model is the original."
         )
-    said = f"{len(final)} of {len(trace.savings)} places are replaced, for a drop of {trials[-1].drop:.3g} {unit}"
-    said += f" on what verifies (at most {bound})"
+    said = f"{len(final)} of {len(trace.savings)} places are replaced, for {change(trials[-1].drop)} {unit}"
+    said += f" on what verifies (a drop of at most {bound})"
     scores = {name: result.quality[subject.metric].value for name, result in results.items()}
     side = "on the test side, which had no say" if len(subject.data.test) else "on the whole of it"
-    said += f" and of {subject.drop(scores['original'], scores['pared']):.3g} {side}"
+    said += f" and {change(subject.drop(scores['original'], scores['pared']))} {side}"
     if "fine_tuned" in scores:
         control = subject.drop(scores["fine_tuned"], scores["pared"])
-        said += f", or of {control:.3g} against the original with the same fine-tuning"
+        said += f", or {change(control)} against the original with the same fine-tuning"
     if undone := len(trace.accepted) - trials[-1].steps:
         said += f"; {undone} more step{'s' if undone > 1 else ''} of the search did not hold"
     return f"{said}."
+
+
+def change(drop: float) -> str:
+    """A drop in words."""
+    return f"a gain of {-drop:.3g}" if drop < 0 else f"a drop of {drop:.3g}"

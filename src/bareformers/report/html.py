@@ -154,8 +154,8 @@ def page(comparison: Comparison, runs: Runs) -> str:
     return template("report.html.j2").render(
         comparison=comparison,
         label=words.label,
-        verdict=verdict(comparison),
-        caveats=caveats(comparison),
+        verdict=runs.paring.remark if runs.paring else verdict(comparison),
+        caveats=caveats(comparison, needs_floor=runs.paring is None),
         theme=palette.stylesheet(),
         created=day(comparison.created),
         seeds=f"1 to {comparison.seeds} seeds" if comparison.single else words.seeds(comparison.seeds),

@@ -95,7 +95,6 @@ class ParingFigure:
     metric: str
     unit: str
     bound: str
-    remark: str
     settings: str
     attention: list[str]
     panels: list[Panel]
@@ -131,7 +130,6 @@ def draw(study: ParingStudy | None) -> ParingFigure | None:
         metric=words.label(study.metric),
         unit="percent of the original" if study.in_percent else "points",
         bound=f"{study.searched_drop:g}",
-        remark=study.remark,
         settings=study.settings,
         attention=[f"{words.percent(share)} ({what})" for what, share in study.attention.items()],
         panels=[_way(study)] if study.steps else [],

@@ -47,7 +47,7 @@ def predicate(comparison: Comparison, name: str) -> str:
     return f"{claim}, with {words.listed(gains)}" if gains else claim
 
 
-def caveats(comparison: Comparison) -> list[str]:
+def caveats(comparison: Comparison, needs_floor: bool = True) -> list[str]:
     """What a reader must know before believing any difference in this comparison."""
     found = []
     if comparison.seeds == 1:
@@ -56,7 +56,7 @@ def caveats(comparison: Comparison) -> list[str]:
         tested = comparison.baseline not in comparison.single
         how = "held against the spread of the baseline's seeds alone" if tested else "not tested against chance"
         found.append(f"One seed only of {words.listed(single)}: their differences are {how}.")
-    if not any(variant.floor for variant in comparison.variants):
+    if needs_floor and not any(variant.floor for variant in comparison.variants):
         found.append(
             "No floor: without a variant that mixes nothing or averages everything, nobody can say how much of this "
             "quality needs mixing at all."
