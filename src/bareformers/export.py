@@ -280,19 +280,24 @@ def trace(net: Pass, example: Mapping[str, Tensor], limits: Shape) -> Any:
 
 def as_onnx(program: Any, model: Any, path: Path) -> Run:
     """Translate a graph, write it, and open what was written."""
-    import onnxruntime
-
     names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
     translated = torch.onnx.export(program, (), dynamo=True, verbose=False, output_names=["output"])
     assert translated is not None
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     translated.save(path, external_data=size > ONE_FILE)
+    run = session(path)
+    assert [each.name for each in run.get_inputs()] == names
+    return lambda given: torch.from_numpy(run.run(None, {name: each.numpy() for name, each in given.items()})[0])
+
+
+def session(path: Path) -> Any:
+    """An ONNX file in onnxruntime, on as many threads as torch has."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    assert [each.name for each in session.get_inputs()] == names
-    return lambda given: torch.from_numpy(session.run(None, {name: each.numpy() for name, each in given.items()})[0])
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def checked(model: Any, net: Pass, run: Run, limits: Shape) -> tuple[float, list[tuple[int, ...]]]:
