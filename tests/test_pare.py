@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,12 +16,14 @@ from bareformers import run as running
 from bareformers.cli import app
 from bareformers.errors import InputError, Interrupted
 from bareformers.paring import savings
+from bareformers.paring.teaching import named
 from bareformers.recipe import Task, load, load_paring
 from bareformers.report.paring import ParingStudy
 from bareformers.report.result import Comparison
 from bareformers.run_folder import load_data, load_model
 from tests.training import tiny
 
+RECIPES = Path(__file__).parent.parent / "recipes"
 NAMES = ["animal", "plant", "stone"]
 QUICK = {
     "training": {"budget": {"steps": 4}, "batch_tokens": 256, "warmup_steps": 1, "evaluations": 1, "checkpoints": 2},
@@ -277,13 +280,12 @@ def test_a_run_of_ours(translator, tmp_path, target):
     assert "parallel" in (tmp_path / "run" / "recipe.yaml").read_text(encoding="utf-8")
 
 
-def test_a_language_model_is_held_by_its_perplexity(tmp_path):
-    path = tiny.language_modelling(tmp_path, "dot_product")
-    running.run(load(path), "bareformers run tiny.yaml", log=lambda sentence: None)
-    run = tmp_path / "run" / "dot_product" / "seed0"
+def test_a_language_model_is_held_by_its_perplexity(speaker, tmp_path):
     given = {"metric": "perplexity", "max_drop": 50, "candidates": ["gaussian"]}
-    found, _ = pare(run, None, tmp_path / "pared", **given)
-    assert found.study.metric == "perplexity" and set(found.study.final) <= {"decoder layer 0"}
+    found, _ = pare(speaker, None, tmp_path / "pared", **given)
+    first = json.loads((tmp_path / "pared" / "tuned" / "0" / "trial.json").read_text("utf-8"))["quality"]
+    assert found.study.metric == "perplexity" and found.study.in_percent
+    assert found.study.trials[0].drop == pytest.approx(100 * (found.study.trials[0].quality / first - 1))
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "marian"])
@@ -322,6 +324,33 @@ def test_models_of_transformers_that_decode(tmp_path, kind):
     assert pared.cost["state_bytes"].value < original.cost["state_bytes"].value
     assert {"decoding_step_behind_24_tokens"} <= {*pared.cost} & {*original.cost}
     assert bareformers.load(tmp_path / "run" / "model").config.use_cache is True
+
+
+@pytest.fixture(scope="module")
+def speaker(tmp_path_factory):
+    """A run folder of ours."""
+    path = tiny.language_modelling(tmp_path_factory.mktemp("speaker"), "dot_product")
+    running.run(load(path), "bareformers run tiny.yaml", log=lambda sentence: None)
+    return path.parent / "run" / "dot_product" / "seed0"
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("paring/*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_can_be_carried_out(path, request, tmp_path):
+    name, given = {
+        "minilm_sst2": ("classifier", "data"),
+        "smollm2": ("speaker", None),
+        "translation": ("translator", None),
+    }[path.stem]
+    recipe, model = load_paring(path), request.getfixturevalue(name)
+    data = request.getfixturevalue(given) if given else yaml.safe_load((model / "recipe.yaml").read_text())["data"]
+    overrides = [f"model={model}", "task.max_length=16", "training.budget={steps: 2}", "search.examples=8"]
+    overrides += ["evaluation.speed_rounds=1", "evaluation.max_sentences=4", f"output={tmp_path / 'run'}"]
+    if recipe.finetune is not None:
+        overrides.append("finetune.budget={steps: 2}")
+    found = reduction.pare(path, data, *overrides, "max_drop=100", log=lambda sentence: None)
+    assert found.study.metric == recipe.metric and found.study.target == recipe.target
+    assert {name for drops in found.study.alone.values() for name in drops} == set(map(named, recipe.candidates))
+    assert (tmp_path / "run" / "report.html").exists()
 
 
 def test_without_a_test_side_the_training_side_is_searched(classifier, data, tmp_path):

@@ -527,7 +527,8 @@ def test_run(recipe, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
-    [path for path in sorted(RECIPES.rglob("*.yaml")) if not tiny.is_distillation(path)],  # those: test_two_steps.py
+    # Distillations are in test_two_steps.py, parings in test_pare.py.
+    [path for path in sorted(RECIPES.rglob("*.yaml")) if not (tiny.is_distillation(path) or tiny.is_paring(path))],
     ids=lambda path: path.stem,
 )
 def test_every_recipe_runs(path, tmp_path, monkeypatch):

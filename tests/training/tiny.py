@@ -214,6 +214,11 @@ def is_distillation(path: Path) -> bool:
     return "teacher" in yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
+def is_paring(path: Path) -> bool:
+    """Whether a recipe is for `bareformers pare`."""
+    return "candidates" in yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
 def begun_by(path: Path, recipes: Path) -> list[Path]:
     """The recipes whose runs the recipe at `path` starts from, which are to be carried out before it."""
     named = set(re.findall(r"\bruns/([\w.-]+)/", path.read_text(encoding="utf-8")))
