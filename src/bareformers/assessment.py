@@ -283,7 +283,7 @@ def draw(model: Any, data: TaskData, take: Maps | None = None) -> dict[str, np.n
     ids = example["input_ids"][:most]
     inputs = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None].to(model.device)}
     if not model.config.is_encoder_decoder:
-        return take(model, inputs, dict.fromkeys(("encoder", "decoder"), words(data, ids)))
+        return take(model, inputs, dict.fromkeys(ASSESSMENTS[data.task].roles, words(data, ids)))
     labels = example["labels"][:most]
     inputs["labels"] = torch.from_numpy(labels.astype(np.int64))[None].to(model.device)
     start = [model.config.decoder_start_token_id, *labels[:-1].tolist()]

@@ -24,6 +24,8 @@ def maps(model: Any, inputs: dict[str, Tensor], tokens: dict[str, list[str]]) ->
         tokens: the words at the axes, of `encoder` and `decoder`.
     """
     model = surgery.unwrapped(model)
+    if not model.config.is_encoder_decoder:  # one stack, and its role is that of its masks, whatever its task
+        tokens = dict.fromkeys(("encoder", "decoder"), next(iter(tokens.values())))
     insides, swapped, hooks = surgery.insides_of(model), list[Replaced](), list[Any]()
     arrays: dict[str, np.ndarray] = {}
     called: dict[str, Call] = {}
