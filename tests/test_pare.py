@@ -380,6 +380,7 @@ def test_mistakes_are_one_sentence(classifier, data, tmp_path, capsys):
     assert "target" in mistaken([*full, "--for", "size"], capsys)
     assert "unknown key 'max_dropp'" in mistaken([*full, "max_dropp=3"], capsys)
     assert "has no state to save" in mistaken([*full, "--for", "state"], capsys)
+    assert "latency is not known without timings" in mistaken([*full, "evaluation.speed_rounds=0"], capsys)
     (tmp_path / "empty").mkdir()
     assert "has no training data" in mistaken([*base, "--data", str(tmp_path / "empty")], capsys)
     assert "there is no folder" in mistaken([*base, "--data", str(tmp_path / "nowhere")], capsys)
@@ -421,9 +422,9 @@ def test_the_command_line(classifier, data, tmp_path, capsys):
     assert recipe.data["name"] == "labelled_text"
 
 
-def test_recipes_may_say_for(tmp_path):
+def test_what_a_recipe_leaves_out(tmp_path):
     path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump({"name": "x", "model": "y", "for": "state"}), encoding="utf-8")
+    path.write_text(yaml.safe_dump({"name": "x", "model": "y", "target": "state"}), encoding="utf-8")
     recipe = load_paring(path)
     assert recipe.target == "state" and recipe.finetune.logits == 0.5 and recipe.training.budget.epochs == 2
     assert load_paring(path, ["finetune.learning_rate=0.1"]).finetune.budget.epochs == 1

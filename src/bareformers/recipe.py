@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
     AfterValidator,
-    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -349,9 +348,7 @@ class Paring(Study):
     candidates: Annotated[list[str | dict[str, Any]], Field(min_length=1)] = ["gaussian", "average", "linear"]
     max_drop: Annotated[float, Field(ge=0)] = 1.0  # of the metric, in points; where less of it is better, in percent
     metric: str = ""  # the first of those that the task has
-    target: Annotated[
-        Literal["latency", "parameters", "state"], Field(validation_alias=AliasChoices("target", "for"))
-    ] = "latency"
+    target: Literal["latency", "parameters", "state"] = "latency"  # what is to be saved
     training: LessonTraining = LessonTraining(**LESSONS)
     match_maps: Annotated[float, Field(ge=0)] = 0.0  # weight of the squared difference of maps, where both have one
     search: Search = Search()

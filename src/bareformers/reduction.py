@@ -230,7 +230,7 @@ def begin(paring: Paring) -> Subject:
     paring = paring.model_copy(update=found)
     data, searched, verifying, division = divided(data, tokenizer, paring)
     model.to(environment.default_device()).eval()
-    savings.check(model, paring.target)
+    savings.check(model, paring.target, paring.evaluation.speed_rounds)
     candidates, notes = enrolled(model, paring)
     subject = Subject(model, data, searched, verifying, metric, digest(model), paring, candidates, division, notes)
     claim(subject)

@@ -67,10 +67,12 @@ def alike(candidates: Candidates) -> list[list[Student]]:
     return list(groups.values())
 
 
-def check(model: Any, target: Target) -> None:
-    """An `InputError` where a model has nothing of what is to be saved."""
+def check(model: Any, target: Target, rounds: int) -> None:
+    """An `InputError` where a model has nothing of what is to be saved, or it is not to be measured."""
     if target == "state" and not model.can_generate():
-        raise InputError(f"{type(model).__name__} decodes nothing and has no state to save; write for: latency")
+        raise InputError(f"{type(model).__name__} decodes nothing and has no state to save; write target: latency")
+    if target == "latency" and not rounds:
+        raise InputError("latency is not known without timings; write evaluation.speed_rounds: 5, or another target")
 
 
 def inputs_of(model: Any, rows: int, length: int) -> dict[str, Tensor]:
