@@ -250,3 +250,9 @@ def test_every_key_of_the_recipe_is_known_to_editors():
     schema = Recipe.model_json_schema()
     assert {"name", "data", "variants", "training"} <= set(schema["required"])
     assert schema["additionalProperties"] is False
+
+
+def test_a_recipe_says_its_kind(tmp_path):
+    assert load(written(tmp_path, PLAIN)).kind == "comparison"
+    with pytest.raises(InputError, match="unknown kind of recipe 'comparisons'; did you mean 'comparison'"):
+        load(written(tmp_path, {**PLAIN, "kind": "comparisons"}))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import errno
+import importlib
 import os
 import shlex
 import sys
@@ -61,6 +62,9 @@ def is_disk_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno == errno.ENOSPC or any(words in str(error) for words in said)
 
 
+CARRIED_OUT = {"comparison": "bareformers.run"}
+"""The module whose `run` carries out a kind of recipe."""
+
 Folder = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart/gaussian/seed0.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to the recipe, as key.sub=value.")]
 
@@ -76,9 +80,10 @@ def run(
 
     loaded = load(recipe, overrides)
     prepare()
-    from bareformers import run as running
-
-    show(running.run(loaded, written("run", recipe, overrides), log=say), loaded.folder)
+    carried_out = importlib.import_module(CARRIED_OUT[loaded.kind]).run(
+        loaded, written("run", recipe, overrides), log=say
+    )
+    show(carried_out, loaded.folder)
 
 
 @app.command()

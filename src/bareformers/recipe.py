@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from bareformers.errors import InputError, nearest
+from bareformers.errors import InputError, nearest, unknown
 
 FILES = ("recipe.yaml", "result.json", "results.csv", "report.html", "layers.json")  # beside the folders of variants
 SUFFIXES = {"k": 1e3, "M": 1e6, "G": 1e9}
@@ -189,6 +189,9 @@ class Study(Section):
     def folder(self) -> Path:
         return Path(self.output or f"runs/{self.name}").expanduser()
 
+    def check(self) -> None:
+        """An `InputError` where what it says of single variants is wrong."""
+
     def dump(self) -> str:
         """The resolved recipe as YAML."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -197,6 +200,7 @@ class Study(Section):
 class Recipe(Study):
     """A comparison: variants of one model, trained on the same data with the same budget."""
 
+    kind: Literal["comparison"] = "comparison"
     data: dict[str, Any]  # {name: <source>, <its options>}
     task: Task = Task()
     model: dict[str, Any] = {}  # fields of BareConfig, for all variants
@@ -213,6 +217,11 @@ class Recipe(Study):
                 f"baseline {self.baseline!r} is no variant{nearest(self.baseline, self.variants)} ({known})"
             )
         return self
+
+    def check(self) -> None:
+        for variant in self.variants:
+            self.training_for(variant)
+            self.start_for(variant, seed=self.seeds_for(variant)[0])
 
     @property
     def baseline_name(self) -> str:
@@ -376,12 +385,21 @@ class Paring(Study):
         return "original"
 
 
-def load(path: Path, overrides: list[str] | None = None) -> Recipe:
-    """Read the recipe of a comparison; `overrides` are `key.sub=value`. What is wrong with it is one `InputError`."""
-    recipe: Recipe = _load(Recipe, path, overrides)
-    for variant in recipe.variants:
-        recipe.training_for(variant)
-        recipe.start_for(variant, seed=recipe.seeds_for(variant)[0])
+RECIPES: dict[str, type[Study]] = {"comparison": Recipe}
+"""What `bareformers run` carries out, by the `kind` that a recipe says."""
+
+
+def load(path: Path, overrides: list[str] | None = None) -> Any:
+    """Read a recipe of one of the `RECIPES`, of a comparison where it says no `kind`.
+
+    `overrides` are `key.sub=value`. What is wrong with it is one `InputError`.
+    """
+    plain = _plain(path, overrides, Recipe)
+    kind = str(plain.get("kind", "comparison"))
+    if kind not in RECIPES:
+        raise unknown("kind of recipe", kind, RECIPES)
+    recipe = validated(RECIPES[kind], plain, str(path))
+    recipe.check()
     return recipe
 
 
@@ -404,6 +422,11 @@ def paring(given: dict[str, Any], overrides: list[str] | None = None) -> Paring:
 
 
 def _load(cls: type[Study], path: Path, overrides: list[str] | None) -> Any:
+    return validated(cls, _plain(path, overrides, cls), str(path))
+
+
+def _plain(path: Path, overrides: list[str] | None, cls: type[Study]) -> dict[str, Any]:
+    """What a recipe says, references filled in; `cls` is what it may be, should it hold nothing like it."""
     if not path.is_file():
         raise InputError(f"there is no recipe {path}")
     try:
@@ -413,7 +436,7 @@ def _load(cls: type[Study], path: Path, overrides: list[str] | None) -> Any:
     if not isinstance(plain, dict):
         own = [name for name, field in cls.model_fields.items() if field.is_required()]
         raise InputError(f"{path} should hold a mapping with {', '.join(own[:-1])} and {own[-1]}")
-    return validated(cls, plain, str(path))
+    return plain
 
 
 def _resolved(given: str | dict[str, Any], overrides: list[str] | None, where: str) -> Any:
