@@ -250,6 +250,10 @@ def test_what_does_not_hold_on_what_verifies_is_undone(classifier, data, tmp_pat
     assert len(found.study.final) == 1 == len(found.model.config.bareformers["mixers"])
     assert "the last is undone" in " ".join(said) and "fine-tuning" not in " ".join(said)
     assert found.study.remark.endswith("1 more step of the search did not hold.")
+    made, make = [], reduction.tuned
+    monkeypatch.setattr(reduction, "tuned", lambda *given: made.append(given[1]) or make(*given))
+    again, _ = pare(classifier, data, tmp_path / "run", max_drop=5, finetune=None)
+    assert again.study.trials == found.study.trials and made == [found.study.final]
 
 
 def test_an_unreachable_budget_leaves_the_original(classifier, data, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -501,23 +502,24 @@ def verified(subject: Subject, trace: Trace, log: Log) -> tuple[Any, list[Trial]
     if not trace.accepted:
         return subject.model, []
     trials: list[Trial] = []
-    before = trial(subject, subject.model, trace, 0, None)
+    before = trial(subject, lambda: subject.model, trace, 0, None)
     for count in range(len(trace.accepted), 0, -1):
         folder = subject.folder / "tuned" / str(count)
-        model = tuned(subject, trace.after(count), folder, log)
-        trials.append(trial(subject, model, trace, count, before.quality))
+        make = partial(tuned, subject, trace.after(count), folder, log)
+        trials.append(trial(subject, make, trace, count, before.quality))
         fits = trials[-1].drop <= subject.paring.max_drop + TINY
         log(f"verified with {count} steps: drop {trials[-1].drop:.4g}" + ("" if fits else "; the last is undone"))
         if fits:
-            return model, trials
+            return make(), trials
         shutil.rmtree(folder / "model", ignore_errors=True)
     return subject.model, [*trials, before]
 
 
-def trial(subject: Subject, model: Any, trace: Trace, count: int, before: float | None) -> Trial:
+def trial(subject: Subject, make: Callable[[], Any], trace: Trace, count: int, before: float | None) -> Trial:
     """What a model with so many steps gives on what verifies; from its folder where that was done.
 
     Args:
+        make: the model, which is not made where the outcome is known.
         before: what the original gives; None for the original.
     """
     done = subject.folder / "tuned" / str(count) / "trial.json"
@@ -525,7 +527,7 @@ def trial(subject: Subject, model: Any, trace: Trace, count: int, before: float 
         found = Trial.model_validate_json(done.read_bytes())
         if found.replaced == trace.after(count):
             return found
-    now = subject.score(model, subject.verifying)
+    now = subject.score(make(), subject.verifying)
     drop = 0.0 if before is None else subject.drop(before, now)
     found = Trial(steps=count, quality=now, drop=drop, replaced=trace.after(count))
     done.parent.mkdir(parents=True, exist_ok=True)
