@@ -19,6 +19,7 @@ FLOORS = {
     "recipe": 1,
     "data": 1,
     "measure": 1,
+    "dynamics": 1,
     "report": 1,
     "mixers": 2,
     "blocks": 3,
@@ -37,7 +38,9 @@ FLOORS = {
     "reduction": 8,
     "export": 8,
     "inspection": 8,
-    "cli": 9,
+    "scan_and_snap": 8,
+    "transfer": 9,
+    "cli": 10,
 }
 ENTRANCES = {"__init__", "__main__"}
 """Modules at the door of the package that belong to no wing."""

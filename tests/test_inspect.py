@@ -113,6 +113,26 @@ def test_a_mixer_without_a_map_has_a_jacobian(documents, tmp_path, capsys):
     assert "Jacobian norm" in report and "Signal through the layers" in report
 
 
+def test_what_kind_of_token_is_read(documents, tmp_path, capsys):
+    outcome = tiny.command(capsys, "inspect", documents / "dot_product" / "seed0", "--output", tmp_path)
+    assert outcome.out.count("what maps read, ") == 2 and "read evenly" in outcome.out
+    found = found_in(tmp_path)["reading"]
+    assert set(found) == {"at initialisation", "as trained"}
+    for (layer,) in found.values():
+        assert layer["distinct"] + layer["common"] + layer["own"] == pytest.approx(1, abs=1e-4)
+    before = found["at initialisation"][0]
+    assert 0.02 < before["even"] < 0.9 and before["distinct"] == pytest.approx(before["even"], abs=0.02)
+    assert found["as trained"][0]["even"] == before["even"] and found["as trained"] != found["at initialisation"]
+    assert "What kind of token is read" in (tmp_path / "inspect.html").read_text(encoding="utf-8")
+
+
+def test_where_nothing_is_said_of_what_is_read(documents, pairs, tmp_path, capsys):
+    for run in (documents / "delta" / "seed0", pairs / "gaussian" / "seed0"):  # no map; no language model
+        assert "what maps read" not in tiny.command(capsys, "inspect", run, "--output", tmp_path).out
+        assert "reading" not in found_in(tmp_path)
+        assert "What kind of token" not in (tmp_path / "inspect.html").read_text(encoding="utf-8")
+
+
 def test_an_encoder_decoder(pairs, tmp_path, capsys):
     outcome = tiny.command(capsys, "inspect", pairs / "gaussian" / "seed0", "--output", tmp_path)
     assert outcome.code == 0 and "encoder embeddings" in outcome.out and "decoder 1" in outcome.out

@@ -527,8 +527,8 @@ def test_run(recipe, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
-    # Distillations are in test_two_steps.py, parings in test_pare.py.
-    [path for path in sorted(RECIPES.rglob("*.yaml")) if not (tiny.is_distillation(path) or tiny.is_paring(path))],
+    # Distillations are in test_two_steps.py, parings in test_pare.py, other kinds in files of their own.
+    [path for path in sorted(RECIPES.rglob("*.yaml")) if tiny.is_comparison(path)],
     ids=lambda path: path.stem,
 )
 def test_every_recipe_runs(path, tmp_path, monkeypatch):

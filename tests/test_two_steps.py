@@ -329,11 +329,38 @@ def test_tokenizers_that_differ(recipe, pretrained, tmp_path):
 
 
 def test_a_model_of_another_kind(recipe, tmp_path):
-    path = tiny.language_modelling(tmp_path, "average")
+    path = tiny.translation(tmp_path, "average")
     carry_out(path, "training.budget.steps=1")
-    words = "classification cannot start from .*, whose model is a BareForCausalLM; start from a run of masked_language"
+    words = (
+        "classification cannot start from .*, whose model is a BareForSeq2SeqLM; start from a run of masked_language"
+    )
+    run = tmp_path / "run" / "average" / "seed0"
     with pytest.raises(InputError, match=words):
-        carry_out(recipe, f"start_from={tmp_path / 'run' / 'average' / 'seed0'}", f"output={tmp_path / 'tuned'}")
+        start = (f"start_from={run}", f"variants.scratch.start_from.run={run}")
+        carry_out(recipe, *start, f"output={tmp_path / 'tuned'}")
+
+
+def test_a_classifier_reads_as_the_language_model_that_it_starts_from(tmp_path):
+    carry_out(tiny.language_modelling(tmp_path, "gaussian"), "training.budget.steps=1")
+    run = tmp_path / "run" / "gaussian" / "seed0"
+    path = tiny.classification(tmp_path, "gaussian")
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    recipe |= {"model": {"classifier_pooling": "concat"}, "variants": {"gaussian": {}}, "start_from": str(run)}
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    with pytest.raises(InputError, match="classifier that reads causally has no encoder, so encoder_mixer would do"):
+        carry_out(path, STILL, "model.encoder_mixer=gaussian", f"output={tmp_path / 'other'}")
+    with pytest.raises(InputError, match="classifier_causal is False, and True in .*/gaussian/seed0, from which"):
+        carry_out(path, STILL, "model.classifier_causal=false", f"output={tmp_path / 'other'}")
+    carry_out(path, STILL, "training.budget.steps=1", f"output={tmp_path / 'tuned'}")
+    ours, theirs = (run_folder.load_model(folder)[0] for folder in (tmp_path / "tuned" / "gaussian" / "seed0", run))
+    assert ours.config.classifier_causal and variants.describe(ours.config) == "gaussian in pre_ln"
+    stacks = ours.stack.state_dict(), theirs.stack.state_dict()
+    assert all(torch.allclose(stacks[0][name], stacks[1][name], rtol=0, atol=1e-8) for name in stacks[1])
+    with np.load(tmp_path / "tuned" / "gaussian" / "seed0" / "maps.npz") as arrays:
+        assert "decoder/0" in arrays and "decoder/keys" in arrays
+    again = tiny.masked_language_modelling(tmp_path, "gaussian")
+    with pytest.raises(InputError, match="masked_language_modelling cannot start from .*, which reads causally; start"):
+        carry_out(again, f"start_from={tmp_path / 'tuned' / 'gaussian' / 'seed0'}", f"output={tmp_path / 'back'}")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,19 @@ from transformers import PreTrainedModel
 
 from bareformers import registry
 from bareformers.data.batching import evaluation_batches
-from bareformers.data.examples import IGNORED, Example, Examples, Ids
+from bareformers.data.examples import IGNORED, Example, Examples, Ids, Images
 from bareformers.data.tasks import TaskData, end_of
 from bareformers.errors import InputError
 from bareformers.measure import quality
 from bareformers.measure.maps import Mixer, maps
-from bareformers.models import BareForCausalLM, BareForMaskedLM, BareForSeq2SeqLM, BareForSequenceClassification
+from bareformers.models import (
+    BareForCausalLM,
+    BareForImageClassification,
+    BareForMaskedLM,
+    BareForSeq2SeqLM,
+    BareForSequenceClassification,
+)
+from bareformers.report.pictures import data_address
 from bareformers.report.result import Measure, write_whole
 
 BLANK = "_"  # stands for what is to be told, in the samples of recall and of masked language models
@@ -40,11 +47,12 @@ def held_out(data: TaskData) -> Examples:
 
 @dataclass(frozen=True)
 class Output:
-    """A test example as people read it."""
+    """A test example as people read it; of an image its name, and what shows it."""
 
     source: str
     reference: str
     output: str
+    image: str | None = None
 
 
 Evaluated = tuple[dict[str, Measure], str | None, list[Output], list[str]]
@@ -114,7 +122,7 @@ def evaluate_masked(model: Any, data: TaskData, settings: dict[str, Any]) -> Eva
 
 
 def evaluate_classification(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
-    """How many texts are told right, over all and class by class."""
+    """How many texts or images are told right, over all and class by class."""
     known = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     if known != data.labels:
         raise InputError(
@@ -122,18 +130,23 @@ def evaluate_classification(model: Any, data: TaskData, settings: dict[str, Any]
             f"{', '.join(data.labels)}; "
             f"evaluate it on data with the same ones"
         )
-    examples = held_out(data)
+    examples, noun = held_out(data), "text" if data.images is None else "image"
     found = quality.classified(model, padded(data, examples, settings["batch_tokens"]))
     scores = {
         "accuracy": Measure(value=found.accuracy, unit="%", better="higher"),
         "f1": Measure(value=found.f1, unit="%", better="higher"),
-        "loss": Measure(value=found.likelihood.loss, unit="nats/text", better="lower"),
+        "loss": Measure(value=found.likelihood.loss, unit=f"nats/{noun}", better="lower"),
     }
     outputs = [
-        Output(*examples.texts[index], data.labels[found.guessed[index]])
+        Output(*examples.texts[index], data.labels[found.guessed[index]], shown(examples, index))
         for index in spaced(len(examples), settings["samples"])
     ]
     return scores, None, outputs, []
+
+
+def shown(examples: Examples, index: int) -> str | None:
+    """An image as the address of itself; None of a text."""
+    return data_address(examples.pixels[index]) if isinstance(examples, Images) else None
 
 
 def held_out_likelihood(model: Any, data: TaskData, settings: dict[str, Any]) -> quality.Likelihood:
@@ -247,6 +260,9 @@ ASSESSMENTS = {
     "classification": Assessment(
         BareForSequenceClassification, "accuracy", evaluate_classification, "classification", counted="texts"
     ),
+    "image_classification": Assessment(
+        BareForImageClassification, "accuracy", evaluate_classification, "images", counted="images"
+    ),
     # Queries stand at the end of a sequence.
     "recall": Assessment(BareForCausalLM, "accuracy", evaluate_recall, "recall", map_tokens=64),
 }
@@ -263,7 +279,7 @@ def write_samples(folder: Path, outputs: list[Output], data: TaskData) -> None:
     lines = [f"source     {o.source}\nreference  {o.reference}\noutput     {o.output}\n" for o in outputs]
     write_whole(folder / "samples.txt", "\n".join(lines))
     kind = ASSESSMENTS[data.task].samples
-    samples = [{"source": o.source, "reference": o.reference, "output": o.output} for o in outputs]
+    samples = [{key: value for key, value in asdict(o).items() if value is not None} for o in outputs]
     write_whole(folder / "samples.json", json.dumps({"kind": kind, "samples": samples}, ensure_ascii=False) + "\n")
 
 
@@ -277,17 +293,29 @@ def draw(model: Any, data: TaskData, take: Maps | None = None) -> dict[str, np.n
         take: makes them, called as `measure.maps.maps`; by default that, for a model of ours.
     """
     take = take or partial(maps, mixers=mixers_of(model))
+    if data.images is not None:
+        pixels = data.collate([data.validation[0]])["pixel_values"].to(model.device)
+        return take(model, {"pixel_values": pixels}, {"encoder": patches(model.config)})
     most = ASSESSMENTS[data.task].map_tokens
     lengths = np.minimum(data.validation.lengths, most)
     example = data.validation[int(np.abs(lengths - int(np.median(lengths))).argmin())]
     ids = example["input_ids"][:most]
     inputs = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None].to(model.device)}
     if not model.config.is_encoder_decoder:
-        return take(model, inputs, dict.fromkeys(ASSESSMENTS[data.task].roles, words(data, ids)))
+        stack = getattr(model, "stack", None)
+        roles = ASSESSMENTS[data.task].roles if stack is None else (stack.role,)
+        return take(model, inputs, dict.fromkeys(roles, words(data, ids)))
     labels = example["labels"][:most]
     inputs["labels"] = torch.from_numpy(labels.astype(np.int64))[None].to(model.device)
     start = [model.config.decoder_start_token_id, *labels[:-1].tolist()]
     return take(model, inputs, {"encoder": words(data, ids), "decoder": words(data, start)})
+
+
+def patches(config: Any) -> list[str]:
+    """What the positions of an image are called: `r0c3` for the first row and the fourth column."""
+    rows, columns = config.grid
+    names = [f"r{row}c{column}" for row in range(rows) for column in range(columns)]
+    return ["class"] * config.num_leading + names
 
 
 def mixers_of(model: Any) -> list[Mixer]:

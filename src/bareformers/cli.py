@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from bareformers.report.result import Comparison
+    from bareformers.report.scan_and_snap import ScanAndSnap
 
 app = typer.Typer(
     help="Find out which parts of a Transformer you can do without, and what you save.",
@@ -62,7 +63,11 @@ def is_disk_full(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno == errno.ENOSPC or any(words in str(error) for words in said)
 
 
-CARRIED_OUT = {"comparison": "bareformers.run"}
+CARRIED_OUT = {
+    "comparison": "bareformers.run",
+    "transfer": "bareformers.transfer",
+    "scan_and_snap": "bareformers.scan_and_snap",
+}
 """The module whose `run` carries out a kind of recipe."""
 
 Folder = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart/gaussian/seed0.")]
@@ -211,16 +216,21 @@ def say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def show(comparison: Comparison, folder: Path, said: str = "") -> None:
-    """A comparison as a table, what it says (or what was said of it), and where its report is."""
+def show(found: Comparison | ScanAndSnap, folder: Path, said: str = "") -> None:
+    """What was found as a table, what it says (or what was said of it), and where its report is."""
     from rich.console import Console
 
+    from bareformers.report import scan_and_snap
     from bareformers.report.table import table
     from bareformers.report.verdict import verdict
 
     console = Console()
-    console.print(table(comparison))
-    console.print(said or verdict(comparison))
+    if isinstance(found, scan_and_snap.ScanAndSnap):
+        console.print(scan_and_snap.table(found))
+        console.print(scan_and_snap.verdict(found))
+    else:
+        console.print(table(found))
+        console.print(said or verdict(found))
     print(f"\nReport: {folder / 'report.html'}")
 
 
@@ -230,12 +240,13 @@ def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a comparison or benchmark, such as runs/quickstart.")],
 ) -> None:
     """Build report.html again from the files of a comparison or benchmark (no torch needed)."""
-    from bareformers.report import benchmark, html
+    from bareformers.report import benchmark, html, scan_and_snap
+    from bareformers.report.result import kind_of
 
     if (folder / "metrics.jsonl").exists():
         raise InputError(f"{folder} is one run; give the folder of the comparison, {folder.parent.parent}")
-    is_benchmark = benchmark.is_benchmark(folder / "result.json")
-    print(f"Report: {(benchmark.build if is_benchmark else html.build)(folder)}")
+    builders = {"benchmark": benchmark.build, "scan_and_snap": scan_and_snap.build}
+    print(f"Report: {builders.get(kind_of(folder / 'result.json'), html.build)(folder)}")
 
 
 @app.command()

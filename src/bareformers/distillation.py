@@ -34,6 +34,7 @@ from bareformers.run_folder import Log, Run
 from bareformers.training.distill import Grade, Lesson, Lessons, can_match, examine
 from bareformers.training.ledger import Ledger, Spent, save, saved
 from bareformers.training.objectives import Imitated, Imitation
+from bareformers.variants import used_roles
 
 
 class Part(NamedTuple):
@@ -66,7 +67,7 @@ class Teacher:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        return ASSESSMENTS[self.data.task].roles
+        return used_roles(self.model.config)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,12 +161,12 @@ def load_teacher(recipe: Distillation) -> Teacher:
     task = validated(Task, asked, "task")
     if MODELS[task.name] is not type(model):
         raise InputError(f"the teacher in {folder} is a {type(model).__name__}, which is no model for {task.name}")
-    if len(tokenizer) != model.config.vocab_size:
+    if tokenizer is not None and len(tokenizer) != model.config.vocab_size:
         raise InputError(
             f"the teacher in {folder} has {model.config.vocab_size:,} tokens and its tokenizer {len(tokenizer):,}; "
             f"put the tokenizer into its folder that it was trained with"
         )
-    if task.max_length > (limit := model.config.max_position_embeddings):
+    if tokenizer is not None and task.max_length > (limit := model.config.max_position_embeddings):
         raise InputError(f"task.max_length {task.max_length} is more than the {limit} positions of the teacher")
     source = pretrained.section_for(source, task.name)
     data = run_folder.load_data(source, task, tokenizer)
@@ -173,7 +174,9 @@ def load_teacher(recipe: Distillation) -> Teacher:
     if data.labels and known != data.labels:
         raise InputError(f"the teacher knows the classes {', '.join(known)}, and the data has {', '.join(data.labels)}")
     weights = sorted(folder.glob("model/*.safetensors")) or sorted(folder.glob("*.safetensors"))
-    said = f"The tokenizer, of {len(tokenizer):,} tokens, is the teacher's; vocab_size is not read."
+    said = "Pixels are normalised as the teacher does."
+    if tokenizer is not None:
+        said = f"The tokenizer, of {len(tokenizer):,} tokens, is the teacher's; vocab_size is not read."
     sections = {
         "plugins": list(dict.fromkeys([*(own.get("plugins") or []), *recipe.plugins])),
         "teacher": recipe.teacher,
@@ -345,6 +348,9 @@ def learn(plan: Plan, recipe: Distillation, teacher: Teacher, note: Log) -> None
 
 def read(teacher: Any, roles: Collection[str], batch: dict[str, Tensor]) -> None:
     """Run the stacks of a model on a batch, without its head; the decoder only where one of its roles is asked for."""
+    if "pixel_values" in batch:
+        teacher.stack(inputs_embeds=teacher.embed(batch["pixel_values"]))
+        return
     ids, keep = batch["input_ids"], batch.get("attention_mask")
     if not teacher.config.is_encoder_decoder:
         teacher.stack(ids, keep)

@@ -119,6 +119,9 @@ def learn(trainer: BareTrainer, data: TaskData, note: Log) -> None:
     spent = trainer.ledger.spent
     counted = f"{spent.tokens:,} {ASSESSMENTS[data.task].counted}"
     note(f"trained on {counted} in {spent.steps:,} steps and {spent.seconds:,.0f} seconds")
+    if trainer.num_frozen:
+        count = trainer.num_frozen
+        note(f"the lowest {count} depths never learnt: unfreezing takes an epoch for each, so give more epochs")
 
 
 def budget(training: Training, spent: Spent, data: TaskData) -> dict[str, Any]:
@@ -199,9 +202,12 @@ def measure_cost(model: Any, each: Run, data: TaskData) -> dict[str, Measure]:
         "parameters": Measure(value=parameters, better="lower"),
         "parameters_without_embeddings": Measure(value=bare, better="lower"),
     }
-    length = min(each.recipe["task"]["max_length"], model.config.max_position_embeddings)
-    names = ("input_ids", "decoder_input_ids") if model.config.is_encoder_decoder else ("input_ids",)
-    inputs = {name: torch.ones(1, length, dtype=torch.long, device=device) for name in names}
+    if data.images is None:
+        length = min(each.recipe["task"]["max_length"], model.config.max_position_embeddings)
+        names = ("input_ids", "decoder_input_ids") if model.config.is_encoder_decoder else ("input_ids",)
+        inputs = {name: torch.ones(1, length, dtype=torch.long, device=device) for name in names}
+    else:
+        inputs = {"pixel_values": batch["pixel_values"][:1].to(device)}
     found["multiply_adds"] = Measure(value=cost.multiply_adds(model, inputs), better="lower")
     if model.can_generate():
         found["state_bytes"] = Measure(value=cost.state_bytes(model, inputs), unit="bytes", better="lower")
@@ -246,10 +252,10 @@ def time_variants(runs: Sequence[Run], data: TaskData, rounds: int, log: Log) ->
             optimizers[each].zero_grad()
 
     limit = min(each.config.max_position_embeddings for each in results)
-    prompt = torch.from_numpy(held_out(data)[0]["input_ids"][: min(DECODED_TOKENS, limit // 2)].astype(np.int64))
     new_tokens = min(DECODED_TOKENS, limit // 2)
 
     def decode(each: Run) -> None:
+        prompt = torch.from_numpy(held_out(data)[0]["input_ids"][:new_tokens].astype(np.int64))
         inputs = prompt[None].to(device)
         models[each].eval().generate(inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False)
 

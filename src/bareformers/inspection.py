@@ -22,10 +22,12 @@ from bareformers import execution, run_folder
 from bareformers.assessment import draw
 from bareformers.data.corpus import read_lines, read_text
 from bareformers.data.examples import IGNORED
+from bareformers.data.tasks import TaskData
 from bareformers.errors import InputError
 from bareformers.measure import cost, environment
 from bareformers.measure.maps import maps
 from bareformers.measure.signal import signal
+from bareformers.measure.token_attention import contexts, next_tokens, reading
 from bareformers.recipe import Start
 from bareformers.report.inspection import AFTER, BEFORE, Inspection
 from bareformers.training.signal_recorder import fixed_batch
@@ -33,6 +35,7 @@ from bareformers.variants import describe
 
 NUM_ROWS, ROW_TOKENS, ROW_LETTERS = 8, 128, 600  # of a text: a piece is cut at so many letters, then at so many tokens
 MAP_TOKENS = 24
+COUNTED_ROWS = 2000  # of the training side, evenly over it: what stands in which context
 MASKED = 7  # a masked language model predicts one token in so many
 
 
@@ -87,7 +90,19 @@ def of_run(folder: Path, text: Path | None) -> Inspection:
         notes=notes,
         signal={stage: [layer.row() for layer in signal(net, batch)] for stage, net in stages.items()},
         maps={stage: draw(net, data) for stage, net in stages.items()},
+        reading=_reading(stages, batch, data),
     )
+
+
+def _reading(stages: dict[str, Any], batch: dict[str, Tensor], data: TaskData) -> dict[str, list[dict[str, Any]]]:
+    """What the maps of a language model read, by what its training side says of its tokens; empty for other models."""
+    if data.task != "language_modelling":
+        return {}
+    places = range(0, len(data.train), max(1, len(data.train) // COUNTED_ROWS))
+    rows = (data.train[place]["input_ids"] for place in places[:COUNTED_ROWS])
+    known = contexts(rows, next_tokens(batch), stages[AFTER].config.vocab_size)
+    found = {stage: [layer.row() for layer in reading(net, batch, known)] for stage, net in stages.items()}
+    return {stage: layers for stage, layers in found.items() if layers}
 
 
 # A model of anybody
@@ -200,6 +215,8 @@ def _first_row(
 
 def _counted(batch: dict[str, Tensor]) -> str:
     """How much a batch is, in words."""
+    if "pixel_values" in batch:
+        return f"{len(batch['pixel_values'])} images"
     rows = len(batch["input_ids"])
     tokens = batch["attention_mask"].sum() if "attention_mask" in batch else batch["input_ids"].numel()
     return f"{int(tokens):,} tokens in {rows} row{'s' * (rows > 1)}"

@@ -37,6 +37,11 @@ def opened(source: str) -> tuple[Any, Any, dict[str, Any]]:
         tokenizer = run_folder.load_tokenizer(folder.parent, **inside)
     else:
         model, tokenizer, own = surgery.load(source).eval(), run_folder.load_tokenizer(source), {}
+    if tokenizer is None:
+        raise InputError(
+            f"{source} reads images, and parings are of models that read text; hand its parts to students with "
+            f"`bareformers distill`"
+        )
     size = getattr(model.config, "vocab_size", len(tokenizer))
     if len(tokenizer) > size:
         raise InputError(

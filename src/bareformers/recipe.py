@@ -48,6 +48,7 @@ def _no_repeats(entries: list[Any]) -> list[Any]:
 
 
 Count = Annotated[int, BeforeValidator(_number), Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1), AfterValidator(_no_repeats)]
 
 
@@ -58,19 +59,40 @@ class Section(BaseModel):
 class Task(Section):
     """What is learned from the corpus."""
 
-    name: Literal["recall", "classification", "masked_language_modelling", "language_modelling", "translation"] = (
-        "language_modelling"
-    )
+    name: Literal[
+        "recall",
+        "classification",
+        "image_classification",
+        "masked_language_modelling",
+        "language_modelling",
+        "translation",
+    ] = "language_modelling"
     vocab_size: Count = 8000  # of the BPE tokenizer, trained on the training side only; recall has its data's words
     max_length: Annotated[int, Field(ge=2)] = 128  # tokens of a packed block, or of the longest sentence or sequence
     too_long: Literal["drop", "cut", "error"] = "drop"  # pairs and labelled texts beyond max_length, counted
     mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15  # masked_language_modelling: of the tokens of a block
+    patch: Count | None = None  # image_classification: pixels on a side of what becomes a position
+    shift: Annotated[int, Field(ge=0)] = 0  # image_classification: the most that training images are moved, in pixels
 
     @model_validator(mode="after")
     def _masks(self) -> Task:
         default = type(self).model_fields["mask_share"].default
         if self.name != "masked_language_modelling" and self.mask_share != default:
             raise ValueError(f"{self.name} masks nothing, so mask_share would do nothing; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _patches(self) -> Task:
+        if self.name != "image_classification":
+            if self.patch is not None or self.shift:
+                key = "shift" if self.patch is None else "patch"
+                raise ValueError(f"{self.name} reads no images, so {key} would do nothing; leave it out")
+            return self
+        if self.patch is None:
+            raise ValueError("image_classification needs patch, pixels on a side of a patch, as in patch: 4")
+        for key in ("vocab_size", "max_length", "too_long"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"images have no tokens, so {key} would do nothing; leave it out")
         return self
 
 
@@ -97,9 +119,11 @@ class Training(Section):
     batch_tokens: Count = 2048  # rows x longest side of a batch, padding included
     accumulate: Count = 1  # batches for each step
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    schedule: Literal["warmup_stable_decay", "cosine", "inverse_sqrt"] = "warmup_stable_decay"
+    schedule: Literal["warmup_stable_decay", "cosine", "inverse_sqrt", "slanted_triangular"] = "warmup_stable_decay"
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     decay: Annotated[float, Field(ge=0, le=1)] = 0.35  # share of the budget in which warmup_stable_decay falls to 0
+    layer_decay: Annotated[float, Field(ge=1)] = 1.0  # the learning rate of each layer over that of the one below
+    unfreezing: Literal["none", "gradual"] = "none"  # gradual: the head learns first, and in each epoch one layer more
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: Annotated[float, Field(ge=0)] = 0.01  # not on norms, biases and gains
     clip: Annotated[float, Field(ge=0)] = 1.0  # norm of the gradient
@@ -120,6 +144,16 @@ class Training(Section):
             )
         if self.average_checkpoints and self.early_stopping:
             raise ValueError("average_checkpoints and early_stopping both choose the final weights; give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _slanted(self) -> Training:
+        for key in ("warmup_steps", "decay") if self.schedule == "slanted_triangular" else ():
+            if getattr(self, key) != (default := Training.model_fields[key].default):
+                raise ValueError(
+                    f"slanted_triangular has its own rise and fall, so {key} {getattr(self, key)} would do nothing; "
+                    f"leave it out, or at {default}"
+                )
         return self
 
 
@@ -229,15 +263,7 @@ class Recipe(Study):
 
     def training_for(self, variant: str) -> Training:
         """The training section, with what `variant` changes of it (never the budget: that would be unfair)."""
-        changes = self.variants[variant].get("training") or {}
-        if not isinstance(changes, dict):
-            raise InputError(f"variants.{variant}.training is a mapping of keys to change, not {changes!r}")
-        if unfair := sorted({"budget", "batch_tokens", "accumulate"} & set(changes)):
-            raise InputError(
-                f"variant {variant!r} changes training.{unfair[0]}; every variant has the same data and budget"
-            )
-        merged = OmegaConf.to_container(OmegaConf.merge(self.training.model_dump(), changes))
-        return validated(Training, merged, f"variants.{variant}.training")
+        return _changed(self.training, self.variants[variant].get("training"), variant, "training")
 
     def seeds_for(self, variant: str) -> list[int]:
         """The seeds of `variant`: its own, or those of the recipe."""
@@ -262,6 +288,92 @@ class Recipe(Study):
         return {**self.model, **{key: value for key, value in self.variants[variant].items() if key not in others}}
 
 
+def _changed(training: Training, changes: Any, variant: str, section: str) -> Training:
+    """A training section with what a variant changes of it."""
+    changes = changes or {}
+    if not isinstance(changes, dict):
+        raise InputError(f"variants.{variant}.{section} is a mapping of keys to change, not {changes!r}")
+    if unfair := sorted({"budget", "batch_tokens", "accumulate"} & set(changes)):
+        raise InputError(
+            f"variant {variant!r} changes {section}.{unfair[0]}; every variant has the same data and budget"
+        )
+    merged = OmegaConf.to_container(OmegaConf.merge(training.model_dump(), changes))
+    changed: Training = validated(Training, merged, f"variants.{variant}.{section}")
+    return changed
+
+
+class General(Section):
+    """The first stage of a transfer: a language model of text that need have nothing to do with the task."""
+
+    data: dict[str, Any]  # {name: <source>, <its options>}
+    training: Training
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None  # of one model for all seeds; by default each has its own
+
+
+class Adaptation(Section):
+    """The second: the language model goes on with the task's own training texts."""
+
+    training: Training
+
+
+Stage = General | Adaptation
+STAGES = ("general", "adaptation")
+
+
+class Transfer(Recipe):
+    """Classifiers that begin as language models (Howard & Ruder, ACL 2018, arXiv:1801.06146)."""
+
+    kind: Literal["transfer"] = "transfer"  # type: ignore[assignment]
+    language_model: Literal["language_modelling", "masked_language_modelling"] = "language_modelling"
+    general: General | None = None
+    adaptation: Adaptation | None = None
+
+    @model_validator(mode="after")
+    def _staged(self) -> Transfer:
+        if self.task.name != "classification":
+            raise ValueError(f"a transfer ends in a classifier: write task.name: classification, not {self.task.name}")
+        if self.general is None and self.adaptation is None:
+            raise ValueError("a transfer has a stage before the classifier: write general: or adaptation:, or both")
+        if self.start_from is not None or any(given.get("start_from") for given in self.variants.values()):
+            raise ValueError("a transfer begins with its own language models, so start_from has no place; leave it out")
+        if taken := {"general", "adapted"} & set(self.variants):
+            raise ValueError(f"no variant is called {taken.pop()!r}, for that folder holds language models")
+        return self
+
+    def check(self) -> None:
+        super().check()
+        for variant in self.variants:
+            for stage in STAGES:
+                self.stage_for(variant, stage)
+            if "classifier_causal" in {**self.model, **self.variants[variant]}:
+                raise InputError("classifier_causal follows from language_model; leave it out of the model")
+
+    def stage_for(self, variant: str, stage: str) -> Stage | None:
+        """A stage with what `variant` changes of its training; None where the variant does without it."""
+        own: Stage | None = getattr(self, stage)
+        if stage not in self.variants[variant]:
+            return own
+        given = self.variants[variant][stage]
+        if given is None:
+            return None
+        where = f"variants.{variant}.{stage}"
+        if own is None:
+            raise InputError(f"{where} changes a stage that the recipe does not have; write {stage}: at its top")
+        if not isinstance(given, dict) or set(given) != {"training"}:
+            raise InputError(f"{where} is null, or changes training: {{...}}, not {given!r}")
+        changed = _changed(own.training, given["training"], variant, f"{stage}.training")
+        return own.model_copy(update={"training": changed})
+
+    def language_model_for(self, variant: str) -> dict[str, Any]:
+        """Fields of the config of the language models of `variant`."""
+        return {key: value for key, value in self.model_for(variant).items() if not key.startswith("classifier_")}
+
+    def model_for(self, variant: str) -> dict[str, Any]:
+        """Fields of the config of the classifier of `variant`, which reads as the language model does."""
+        given = {key: value for key, value in super().model_for(variant).items() if key not in STAGES}
+        return given | ({"classifier_causal": True} if self.language_model == "language_modelling" else {})
+
+
 class LessonTraining(Training):
     """How students learn what parts of a teacher give: all in one pass, and each as if it were alone."""
 
@@ -276,6 +388,9 @@ class LessonTraining(Training):
         for key in ("label_smoothing", "gradient_checkpointing"):
             if getattr(self, key):
                 raise ValueError(f"{key} would do nothing, since students learn no labels; write it under finetune")
+        if self.layer_decay != 1 or self.unfreezing != "none":
+            key = "unfreezing" if self.layer_decay == 1 else "layer_decay"
+            raise ValueError(f"{key} is for whole models, and students learn alone; write it under finetune")
         return self
 
 
@@ -369,8 +484,11 @@ class Paring(Study):
         """What a section does not say is as in the default of the whole section."""
         if not isinstance(given, dict):
             return given
-        sections = {"training": LESSONS, "finetune": TUNING}
-        filled = {key: {**sections[key], **given[key]} for key in sections if isinstance(given.get(key), dict)}
+        filled = {}
+        for key, defaults in {"training": LESSONS, "finetune": TUNING}.items():
+            if isinstance(own := given.get(key), dict):
+                idle = "warmup_steps" if own.get("schedule") == "slanted_triangular" else ""
+                filled[key] = {**{name: value for name, value in defaults.items() if name != idle}, **own}
         return {**given, **filled}
 
     @field_validator("seeds")
@@ -385,7 +503,49 @@ class Paring(Study):
         return "original"
 
 
-RECIPES: dict[str, type[Study]] = {"comparison": Recipe}
+class Dynamics(Section):
+    """One layer without positions in the variables of its own theory (Tian et al., NeurIPS 2023, arXiv:2305.16380)."""
+
+    kind: Literal["scan_and_snap"] = "scan_and_snap"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    description: str = ""
+    classes: Count = 2  # next tokens of each last token
+    last_tokens: Count = 1
+    common: Annotated[int, Field(ge=0)] = 10  # tokens in the contexts of all next tokens
+    distinct: Count = 10  # tokens in the context of one next token alone, for each
+    length: Annotated[int, Field(ge=2)] = 128  # tokens of a sequence, with the last one
+    batch: Count = 128
+    iterations: Count = 100
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    learning_rate_z: Annotated[list[Rate], Field(min_length=1), AfterValidator(_no_repeats)] = [0.5, 1.0, 2.0]
+    ratios: Annotated[list[Rate], Field(min_length=1), AfterValidator(_no_repeats)] = [1.0, 2.0, 5.0, 10.0]
+    initial: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # standard deviation of Y and Z
+    seeds: Seeds = [0]
+    output: str = ""  # folder; runs/<name> by default
+
+    @model_validator(mode="after")
+    def _open(self) -> Dynamics:
+        if self.classes * self.last_tokens == 1:
+            raise ValueError("one last token with one next token leaves nothing to predict; write classes: 2")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.output or f"runs/{self.name}").expanduser()
+
+    def check(self) -> None:
+        """Nothing but what its keys say."""
+
+    def dump(self) -> str:
+        """The resolved recipe as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+RECIPES: dict[str, type[Study] | type[Dynamics]] = {
+    "comparison": Recipe,
+    "transfer": Transfer,
+    "scan_and_snap": Dynamics,
+}
 """What `bareformers run` carries out, by the `kind` that a recipe says."""
 
 
@@ -460,7 +620,7 @@ def _override(given: Any, override: str) -> None:
     if not equals or not key:
         raise InputError(f"{override!r} is no override; write key=value, as in training.learning_rate=0.001")
     try:
-        merge = key != "data" and not key.endswith(".budget")
+        merge = key not in ("data", "general.data") and not key.endswith(".budget")
         OmegaConf.update(given, key, yaml.safe_load(value) if value else None, merge=merge, force_add=True)
     except (OmegaConfBaseException, yaml.YAMLError, TypeError, ValueError, KeyError) as error:
         raise InputError(f"{override!r} cannot be applied: {' '.join(str(error).split())}") from error

@@ -20,6 +20,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -163,9 +164,10 @@ def first_difference(one: Any, other: Any, path: str) -> str | None:
 
 
 def save_model(folder: Path, model: Any, data: TaskData, spent: Spent) -> None:
-    """A trained model with its tokenizer and, last, what it took."""
+    """A trained model with its tokenizer, where it reads text, and, last, what it took."""
     model.save_pretrained(folder)
-    data.tokenizer.save_pretrained(folder)
+    if data.tokenizer is not None:
+        data.tokenizer.save_pretrained(folder)
     save(spent, folder)
 
 
@@ -178,7 +180,10 @@ def digest(weights: Iterable[bytes]) -> str:
 
 
 def load_model(folder: Path) -> tuple[Any, Any]:
-    """Model and tokenizer of a run folder (or of the `model` folder inside), ready for inference."""
+    """Model and tokenizer of a run folder (or of the `model` folder inside), ready for inference.
+
+    A model of ours that reads images has None for a tokenizer.
+    """
     if not folder.is_dir():
         raise InputError(f"there is no run folder {folder}")
     there = folder / "model" if (folder / "model").is_dir() else folder
@@ -193,7 +198,7 @@ def load_model(folder: Path) -> tuple[Any, Any]:
         if not isinstance(config, BareConfig):
             return surgery.load(there).eval(), load_tokenizer(there)
         model, loaded = auto_class(config).from_pretrained(there, output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(there)
+        tokenizer = AutoTokenizer.from_pretrained(there) if config.image_size is None else None
     except InputError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
@@ -220,6 +225,7 @@ def load_tokenizer(source: str | Path, **kwargs: Any) -> Any:
 
 HEADS = {
     "SequenceClassification": ("classification", AutoModelForSequenceClassification),
+    "ImageClassification": ("image_classification", AutoModelForImageClassification),
     "MaskedLM": ("masked_language_modelling", AutoModelForMaskedLM),
     "CausalLM": ("language_modelling", AutoModelForCausalLM),
     "LMHead": ("language_modelling", AutoModelForCausalLM),
@@ -291,6 +297,8 @@ def load_data(section: dict[str, Any], task: Task, tokenizer: Any = None, model:
         task.too_long,
         tokenizer=tokenizer,
         mask_share=task.mask_share,
+        patch=task.patch,
+        shift=task.shift,
     )
 
 

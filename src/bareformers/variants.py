@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,10 @@ def configure(recipe: Recipe, variant: str, data: TaskData, start: Start | None 
 
     Of a variant that starts from another run, all but what is `CHANGEABLE` is that run's.
     """
-    tokenizer = data.tokenizer
     fixed = {
-        "vocab_size": len(tokenizer),
         "is_encoder_decoder": recipe.task.name == "translation",
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "decoder_start_token_id": tokenizer.bos_token_id,
         "length_ratio": data.length_ratio,
+        **(of_text(data) if data.images is None else of_images(data)),
     }
     given = recipe.model_for(variant)
     if taken := sorted(set(given) & set(fixed)):
@@ -43,17 +39,22 @@ def configure(recipe: Recipe, variant: str, data: TaskData, start: Start | None 
             f"leave it out of the model{instead.get(taken[0], '')}"
         )
     try:
-        refuse_idle(given, data)
-        if start is None:
-            given = {"max_position_embeddings": recipe.task.max_length, **given}
+        origin = None if start is None else opened(start)
+        refuse_idle(given, data, bool(given.get("classifier_causal")) if origin is None else is_causal_model(origin))
+        needed = recipe.task.max_length
+        if data.images is not None:  # with a class token, where that is what is pooled
+            needed = int(data.train.lengths[0]) + (given.get("classifier_pooling") == "first")
+        if start is None or origin is None:
+            given = {"max_position_embeddings": needed, **given}
         else:
-            given = {**started(start, given, data), **{key: given[key] for key in CHANGEABLE if key in given}}
+            own = started(start, origin, given, data)
+            given = {**own, **{key: given[key] for key in CHANGEABLE if key in given}}
+            if data.images is not None:
+                fixed |= format_of(start, origin, fixed, given)
         length = given["max_position_embeddings"]
-        if isinstance(length, int) and length < recipe.task.max_length:
+        if data.images is None and isinstance(length, int) and length < needed:
             where = "" if start is None else f" of {start.run}"
-            raise InputError(
-                f"max_position_embeddings {length}{where} is less than task.max_length {recipe.task.max_length}"
-            )
+            raise InputError(f"max_position_embeddings {length}{where} is less than task.max_length {needed}")
         config = BareConfig.from_recipe(**{**given, **fixed})
     except InputError as error:
         raise InputError(f"variant {variant!r}: {error}") from None
@@ -64,35 +65,107 @@ def configure(recipe: Recipe, variant: str, data: TaskData, start: Start | None 
     return config
 
 
-def refuse_idle(given: dict[str, Any], data: TaskData) -> None:
-    """An `InputError` for a key of the model that would do nothing in the model of this task."""
+def of_text(data: TaskData) -> dict[str, Any]:
+    """What the tokenizer fixes."""
+    tokenizer = data.tokenizer
+    return {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": tokenizer.bos_token_id,
+    }
+
+
+def of_images(data: TaskData) -> dict[str, Any]:
+    """What images fix, which have no tokens."""
+    tokens = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+    return {"vocab_size": 1, **dict.fromkeys(tokens), **plain(asdict(data.images))}  # type: ignore[arg-type]
+
+
+def format_of(start: Start, origin: BareConfig, fixed: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """How a run that is started from normalises images; theirs and ours must have one format."""
+    for key in ("image_size", "patch_size", "num_channels"):
+        if (theirs := plain(getattr(origin, key))) != fixed[key]:
+            raise InputError(f"{key} is {fixed[key]} here, and {theirs} in {start.run}, from which it starts")
+    if (pooling := given["classifier_pooling"]) != origin.classifier_pooling and "first" in (
+        pooling,
+        origin.classifier_pooling,
+    ):
+        raise InputError(f"only one of both has a class token; write classifier_pooling: {origin.classifier_pooling}")
+    return {"image_mean": origin.image_mean, "image_std": origin.image_std}
+
+
+def refuse_idle(given: dict[str, Any], data: TaskData, reads_causally: bool = False) -> None:
+    """An `InputError` for a key of the model that would do nothing in the model of this task.
+
+    Args:
+        reads_causally: of a classifier, whether its stack is a decoder.
+    """
     own = ASSESSMENTS[data.task].roles
+    if reads_causally and data.task == "classification":
+        own = ("decoder",)
     idle = {f"{role}_mixer" for role in registry.ROLES if role not in own}
     if "cross" not in own:
         idle.add("num_encoder_layers")
     if unused := sorted(idle & set(given)):
-        names = {"masked_language_modelling": "a masked language model", "classification": "a classifier"}
+        names = {
+            "masked_language_modelling": "a masked language model",
+            "classification": "a classifier",
+            "image_classification": "a classifier of images",
+        }
+        if reads_causally:
+            names["classification"] = "a classifier that reads causally"
         lacks = "decoder" if "encoder" in own else "encoder"
         raise InputError(f"{names.get(data.task, 'a language model')} has no {lacks}, so {unused[0]} would do nothing")
-    if "classifier_pooling" in given and data.task != "classification":
-        raise InputError("classifier_pooling is for task.name: classification, and would do nothing")
+    classifies = {"classifier_pooling": ("classification", "image_classification")}
+    for key in ("classifier_pooling", "classifier_causal"):
+        if key in given and data.task not in classifies.get(key, ("classification",)):
+            raise InputError(f"{key} is for task.name: classification, and would do nothing")
+    if "scale_embedding" in given and data.images is not None:
+        raise InputError("images have no token embeddings, so scale_embedding would do nothing; leave it out")
 
 
-def started(start: Start, given: dict[str, Any], data: TaskData) -> dict[str, Any]:
-    """What the config of a run that is started from says; what `given` says must not differ."""
+def opened(start: Start) -> BareConfig:
+    """The config of a run that is started from."""
     try:
-        config = BareConfig.from_pretrained(start.folder / "model")
+        found: BareConfig = BareConfig.from_pretrained(start.folder / "model")
     except (OSError, ValueError, StrictDataclassError) as error:
         raise InputError(f"the model in {start.run} cannot be used: {' '.join(str(error).split())}") from error
+    return found
+
+
+def is_causal_model(config: BareConfig) -> bool:
+    """Whether the model that this is the config of has one stack, a decoder."""
+    return used_roles(config) == ("decoder",)
+
+
+def started(start: Start, config: BareConfig, given: dict[str, Any], data: TaskData) -> dict[str, Any]:
+    """What the `config` of a run that is started from says; what `given` says must not differ.
+
+    A classifier reads as what it starts from does.
+    """
     roles = ASSESSMENTS[data.task].roles
-    able = {task: each.model.__name__ for task, each in ASSESSMENTS.items() if each.roles == roles}
+    reads = ASSESSMENTS[data.task].model.main_input_name
+    able = {
+        task: each.model.__name__
+        for task, each in ASSESSMENTS.items()
+        if each.roles == roles and each.model.main_input_name == reads
+    }
+    if data.task == "classification":
+        able["language_modelling"] = ASSESSMENTS["language_modelling"].model.__name__
     there = (config.architectures or ["something else"])[0]
     if there not in able.values():
         raise InputError(
             f"{data.task} cannot start from {start.run}, whose model is a {there}; "
             f"start from a run of {' or '.join(able)}"
         )
+    if config.classifier_causal and data.task != "classification":
+        raise InputError(
+            f"{data.task} cannot start from {start.run}, which reads causally; start from one that reads both sides"
+        )
     own = {name: getattr(config, name) for name in BareConfig.__annotations__}
+    own["classifier_causal"] = data.task == "classification" and is_causal_model(config)
     for key, value in given.items():
         if key not in own:
             raise unknown("model key", key, own)
@@ -125,6 +198,8 @@ def common_tokenizer(recipe: Recipe) -> Any:
                     f"variant {variant!r} starts from {start.run}, which {what}; "
                     f"carry out its recipe first, or write start_from=<the folder of a finished run>"
                 )
+            if recipe.task.name == "image_classification":
+                continue
             found = spelling(there / "tokenizer.json")
             if first is None:
                 first, spelled = start, found
@@ -161,7 +236,7 @@ def used_roles(config: BareConfig) -> tuple[str, ...]:
     """Where mixers sit in the model that this is the config of."""
     for each in ASSESSMENTS.values():
         if each.model.__name__ in (config.architectures or ()):
-            return each.roles
+            return ("decoder",) if config.classifier_causal else each.roles
     return registry.ROLES if config.is_encoder_decoder else ("decoder",)
 
 

@@ -11,7 +11,7 @@ from tests.laws.cases import PADDINGS, Case, cases, close, disturb, each_layout,
 from tests.models.sizes import build
 from tests.reference.blocks import deep_norm
 
-FIXED = {"fixed_random", "gaussian", "sliding_window"}
+FIXED = {"fixed_random", "gaussian", "gaussian_2d", "sliding_window"}
 """Mixers whose map cannot start uniform."""
 
 skipless = pytest.mark.parametrize("block", ["v_skipinit", "sas", "sas_p"])

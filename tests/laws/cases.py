@@ -36,6 +36,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"length_ratio": 1.4},
         {"length_ratio": 1.4, "normalize": True},
     ],
+    "gaussian_2d": [
+        {"width": 4},
+        {"width": 3, "normalize": True, "std": 2.0},
+        {"width": 5, "offsets": ((0, 0), (1, -2)), "std": (0.5, 1.5)},
+    ],
     "linear": [
         {"feature_map": {"name": "dpfp", "nu": 2}},
         {"feature_map": {"name": "favor", "num_directions": 5}},
@@ -97,7 +102,7 @@ class Case:
 
         The density that the Gaussian paper uses does not, nor the row of a DPFP query that matches no key: it is 0.
         """
-        if self.name == "gaussian":
+        if self.name in ("gaussian", "gaussian_2d"):
             return self.options.get("normalize", False)
         return "dpfp" not in str(self.options.get("feature_map"))
 

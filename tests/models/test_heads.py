@@ -106,6 +106,38 @@ def test_pooling_reads_real_positions(pooling):
         torch.testing.assert_close(net(padded, keep).logits[0], expected)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("mixer", ["dot_product", "average"])
+def test_concat_pooling(mixer, causal):
+    given = dict(classifier_pooling="concat", classifier_causal=causal, num_labels=3, mixer=mixer)
+    net = build(BareForSequenceClassification, **given)
+    ids = tokens(1, 4)
+    hidden = net.stack(ids).last_hidden_state[0]
+    assert net.stack.role == ("decoder" if causal else "encoder")
+    expected = net.classifier(torch.cat([hidden[-1], hidden.amax(0), hidden.mean(0)]))
+    right = torch.cat([ids, tokens(1, 3, seed=2)], 1)
+    left = torch.cat([tokens(1, 3, seed=2), ids], 1)
+    mask = right_padded(7, 4)
+    for padded, keep in ((ids, None), (right, mask), (left, mask.flip(1))):
+        torch.testing.assert_close(net(padded, keep).logits[0], expected)
+    nothing = net(right, torch.zeros_like(mask), labels=torch.tensor([0]))
+    nothing.loss.backward()
+    assert nothing.logits.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in net.parameters() if parameter.grad is not None)
+
+
+def test_a_causal_classifier_reads_from_left_to_right(tmp_path):
+    net = build(BareForSequenceClassification, classifier_pooling="first", classifier_causal=True, num_labels=3)
+    ids = tokens(1, 6)
+    changed = torch.cat([ids[:, :1], tokens(1, 5, seed=3)], 1)
+    assert torch.equal(net(ids).logits, net(changed).logits)
+    net.save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert again.config.classifier_causal and torch.equal(again(ids).logits, net(ids).logits)
+    language = build(BareForCausalLM)
+    assert set(language.stack.state_dict()) == set(net.stack.state_dict())
+
+
 @pytest.mark.parametrize("num_labels, loss", [(1, F.mse_loss), (3, F.cross_entropy)])
 def test_classification_loss(num_labels, loss):
     net = build(BareForSequenceClassification, num_labels=num_labels)

@@ -181,6 +181,27 @@ def gaussian(mixer, x: Tensor, source: Tensor) -> Tensor:
     return attend(mixer, rows, source)
 
 
+@equation("gaussian_2d")
+def gaussian_2d(mixer, x: Tensor, source: Tensor) -> Tensor:
+    """The same in a grid that positions fill row by row: the weights are N(row) N(column).
+
+    A position in front of the grid reads all of the grid alike, and no other reads it.
+    """
+    options, leading = mixer.options, mixer.slot.num_leading
+    stds = options.std if isinstance(options.std, tuple) else (options.std,)
+    rows = []
+    for i in range(len(x)):
+        row = torch.zeros(mixer.slot.num_heads, len(source), dtype=x.dtype)
+        for head in range(mixer.slot.num_heads):
+            (down, right), std = options.offsets[head % len(options.offsets)], stds[head % len(stds)]
+            for j in range(leading, len(source)):
+                (y, x_), (y_j, x_j) = (divmod(place - leading, options.width) for place in (i, j))
+                square = (y_j - y - down) ** 2 + (x_j - x_ - right) ** 2
+                row[head, j] = 1 if i < leading else math.exp(-square / (2 * std**2)) / (2 * math.pi * std**2)
+        rows.append(row / row.sum(-1, keepdim=True) if options.normalize or i < leading else row)
+    return attend(mixer, rows, source)
+
+
 @softmax("random")
 @softmax("fixed_random")
 def random(mixer, x: Tensor, source: Tensor) -> list[Tensor]:

@@ -56,6 +56,21 @@ def test_what_is_written(tmp_path):
     assert '<th scope="row">decoder 3</th>' in text and 'class="missing">No ' not in text
 
 
+def test_what_kind_of_token_is_read(tmp_path):
+    layer = {"layer": 1, "entropy": 2.5, "distinct_entropy": None, "distinct": 0.25, "common": 0.5, "own": 0.25}
+    made = inspected(reading={BEFORE: [{**layer, "even": 0.125}], AFTER: [{**layer, "even": 0.777}]})
+    text = printed(inspection.tables(made))
+    assert text.index(f"what maps read, {BEFORE}") < text.index(f"what maps read, {AFTER}")
+    (row,) = {line for line in text.splitlines() if "0.777" in line}
+    assert [float(cell) for cell in row.split() if cell != "–"] == [1, 0.25, 0.777, 0.5, 0.25, 2.5] and "–" in row
+    inspection.write(made, tmp_path)
+    page = text_of(tmp_path / "inspect.html")
+    assert "What kind of token is read" in page and "on its own place" in page
+    assert json.loads((tmp_path / "inspect.json").read_text(encoding="utf-8"))["reading"] == made.reading
+    inspection.write(inspected(), tmp_path)
+    assert "What kind of token" not in text_of(tmp_path / "inspect.html")
+
+
 def test_a_model_of_somebody_else_has_one_stage(tmp_path):
     layers = [{**row, "stack": ""} for row in made_up.signal("average")[-1]["layers"] if row["stack"] == "decoder"]
     made = inspected(signal={AFTER: layers}, maps={AFTER: {}})

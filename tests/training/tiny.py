@@ -90,6 +90,17 @@ def write_labelled(path: Path, count: int, seed: int) -> Path:
     return path
 
 
+def write_images(path: Path, count: int = 120, size: int = 12, seed: int = 0) -> Path:
+    """Gray squares of noise with a bright bar, which lies for 0, stands for 1 and is missing for 2."""
+    random = np.random.default_rng(seed)
+    pixels, labels = random.integers(100, size=(count, size, size)), np.arange(count) % 3
+    for image, label, place in zip(pixels, labels, random.integers(size - 1, size=count), strict=True):
+        if label < 2:
+            (image if label == 0 else image.T)[place : place + 2] += 150
+    np.savez(path, x=pixels.astype(np.uint8), y=labels)
+    return path
+
+
 def write_text(path: Path) -> Path:
     """About 60 kB of paragraphs."""
     path.write_text("\n\n".join(paragraphs()) + "\n", encoding="utf-8")
@@ -153,11 +164,20 @@ def classification(folder: Path, *variants: str) -> Path:
     return _write_recipe(folder, "classification", data, {name: {"mixer": name} for name in variants or VARIANTS})
 
 
-def _write_recipe(folder: Path, task: str, data: dict[str, Any], variants: dict[str, Any]) -> Path:
+def image_classification(folder: Path, *variants: str) -> Path:
+    """The recipe of a comparison of classifiers of made-up images, in 3 x 3 patches; of three variants by default."""
+    data = {"name": "images", "path": str(write_images(folder / "images.npz"))}
+    chosen = {name: {"mixer": name} for name in variants or VARIANTS}
+    return _write_recipe(folder, "image_classification", data, chosen, {"patch": 4})
+
+
+def _write_recipe(
+    folder: Path, task: str, data: dict[str, Any], variants: dict[str, Any], sizes: dict[str, Any] | None = None
+) -> Path:
     recipe = {
         "name": "tiny",
         "data": data,
-        "task": {"name": task, "vocab_size": 300, "max_length": MAX_LENGTH},
+        "task": {"name": task, **(sizes or {"vocab_size": 300, "max_length": MAX_LENGTH})},
         "model": SIZES,
         "variants": variants,
         "training": {
@@ -192,7 +212,10 @@ def two_steps(path: Path, folder: Path) -> list[str]:
     if is_distillation(path):  # the teacher has data and sizes
         return overrides
     data = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
-    overrides += ["task.vocab_size=400", "model.hidden_size=32", "model.intermediate_size=64"]
+    overrides += ["model.hidden_size=32", "model.intermediate_size=64"]
+    if data["name"] == "images":
+        return [*overrides, f"data.path={write_images(folder / 'images.npz', size=28)}"]
+    overrides.append("task.vocab_size=400")
     if data["name"] == "parallel":
         given = {**vars(registry.sources.get("parallel")()), **data}
         stems = [given[part] for part in ("train", "validation", "test") if given[part] is not None]
@@ -217,6 +240,12 @@ def is_distillation(path: Path) -> bool:
 def is_paring(path: Path) -> bool:
     """Whether a recipe is for `bareformers pare`."""
     return "candidates" in yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def is_comparison(path: Path) -> bool:
+    """Whether a recipe is for `bareformers run` and says no other `kind`."""
+    kind = yaml.safe_load(path.read_text(encoding="utf-8")).get("kind", "comparison")
+    return kind == "comparison" and not (is_distillation(path) or is_paring(path))
 
 
 def begun_by(path: Path, recipes: Path) -> list[Path]:

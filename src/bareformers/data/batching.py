@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import count
 from typing import TypeVar
 
@@ -87,6 +88,11 @@ class BatchPlan(Sampler[list[int]]):
         if self._steps is None:
             raise TypeError("a plan without steps, tokens or epochs has no length")
         return self._steps
+
+    @cached_property
+    def batches_per_epoch(self) -> int:
+        """The same in every epoch, for which examples share a batch follows from their lengths alone."""
+        return len(self._epoch(0)[1])
 
     def __iter__(self) -> Iterator[list[int]]:
         left = self._steps

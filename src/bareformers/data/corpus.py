@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bareformers.errors import InputError
 
-Kind = Literal["documents", "pairs", "sequences", "labelled"]
+Kind = Literal["documents", "pairs", "sequences", "labelled", "images"]
 Pair = tuple[str, str]
 
 PARTS = ("train", "validation", "test")
@@ -21,6 +24,7 @@ NOUNS: dict[Kind, str] = {
     "pairs": "pair",
     "sequences": "sequence",
     "labelled": "labelled text",
+    "images": "image",
 }
 
 
@@ -32,7 +36,27 @@ class Labelled:
     label: str
 
 
-Item = str | Pair | Labelled
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledImage:
+    """An image and the name of its class.
+
+    Attributes:
+        pixels: [H, W] or [H, W, C], uint8.
+        label: the name of the class.
+        name: where it stands, for people: a file, or a row of an array.
+    """
+
+    pixels: NDArray[np.uint8]
+    label: str
+    name: str
+
+    @property
+    def digest(self) -> str:
+        """Equal for images whose pixels are."""
+        return sha256(repr(self.pixels.shape).encode() + self.pixels.tobytes()).hexdigest()
+
+
+Item = str | Pair | Labelled | LabelledImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +78,14 @@ class Corpus:
 
     Attributes:
         kind: `documents` for strings, `pairs` for (source, target) strings, `sequences` for `WordSequence`, `labelled`
-            for `Labelled`.
+            for `Labelled`, `images` for `LabelledImage`.
         train, validation, test: items of that kind, in a fixed order.
         notes: sentences for the log and the report: what was read, what was removed and why.
         languages: of pairs, as (source, target), where the source of the data knows them.
         vocabulary: of sequences, every word that can occur; their order is that of the token ids.
-        labels: of labelled texts, every class, in the order of their ids; where empty, those of the training side.
+        labels: of labelled texts and images, every class, in the order of their ids; where empty, those of the training
+            side.
+        unlabelled: texts of the training side without a label, which language models and tokenizers read.
     """
 
     kind: Kind
@@ -70,13 +96,15 @@ class Corpus:
     languages: tuple[str, str] | None = None
     vocabulary: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part in ("train", "validation"):
             if not getattr(self, part):
                 what = f"{NOUNS[self.kind]}s"
+                more = what if self.kind == "images" else "text"
                 raise InputError(
-                    f"the {part} side has no {what}: give more text, other shares, or a {part} file with some"
+                    f"the {part} side has no {what}: give more {more}, other shares, or a {part} file with some"
                 )
 
     @classmethod
@@ -145,11 +173,57 @@ class Corpus:
             held_out.update(side for item in clean for side in _sides(item))
             sides[part] = clean
         if leaked:
-            said.append(f"Removed {counted(leaked, NOUNS[kind])} sharing text with the test or validation side.")
+            shared = "that also stand in" if kind == "images" else "sharing text with"
+            said.append(f"Removed {counted(leaked, NOUNS[kind])} {shared} the test or validation side.")
         sizes = ", ".join(f"{len(sides[part]):,} {part}" for part in PARTS)
         said.append(f"Divided by hash into {sizes} {NOUNS[kind]}s.")
         train, validation, test = (tuple(sides[part]) for part in PARTS)
         return cls(kind, train, validation, test, tuple(said), languages, labels=tuple(labels))
+
+    def withholding(self, kept: int, seed: int) -> Corpus:
+        """Labelled texts of which `kept` of the training side keep their labels; the others are `unlabelled`.
+
+        Classes have the shares that they have in the data, and one text at least. Which texts these are follows from
+        the hashes of their text and `seed`, so that those of a smaller number are among those of a larger one, but for
+        rounding.
+        """
+        items = cast(tuple[Labelled, ...], self.train)
+        of_class: dict[str, list[int]] = {}
+        for index, item in enumerate(items):
+            of_class.setdefault(item.label, []).append(index)
+        if not len(of_class) <= kept <= len(items):
+            raise InputError(
+                f"labels_kept is {kept}, and there are {counted(len(items), 'training text')} of {len(of_class)} "
+                f"classes: write a number from {len(of_class)} to {len(items)}"
+            )
+        found: set[int] = set()
+        for label, count in shared_out(kept, {label: len(indices) for label, indices in of_class.items()}).items():
+            hashes = {index: sha256(f"{seed} {items[index].text}".encode()).digest() for index in of_class[label]}
+            found.update(sorted(of_class[label], key=lambda index: (hashes[index], index))[:count])
+        said = f"Of {counted(len(items), 'training text')}, {kept:,} keep their labels, chosen by hash."
+        return replace(
+            self,
+            train=tuple(item for index, item in enumerate(items) if index in found),
+            notes=(*self.notes, said),
+            unlabelled=tuple(item.text for index, item in enumerate(items) if index not in found),
+        )
+
+    def documents(self) -> Corpus:
+        """Labelled texts as documents: their labels are not read, and those that have none count too."""
+        sides = [tuple(texts_of(item)[0] for item in cast(tuple[Item, ...], getattr(self, part))) for part in PARTS]
+        note = "Labels are not read; every text is a document."
+        return Corpus("documents", (*sides[0], *self.unlabelled), sides[1], sides[2], (*self.notes, note))
+
+
+def shared_out(total: int, sizes: dict[str, int]) -> dict[str, int]:
+    """`total` in the proportions of `sizes`, whole numbers of 1 and more, none above its size: largest remainders."""
+    exact = {name: total * size / sum(sizes.values()) for name, size in sizes.items()}
+    found = {name: max(1, int(share)) for name, share in exact.items()}
+    while (left := total - sum(found.values())) != 0:
+        step = 1 if left > 0 else -1
+        able = [name for name in sizes if 1 <= found[name] + step <= sizes[name]]
+        found[max(able, key=lambda name: step * (exact[name] - found[name]))] += step
+    return found
 
 
 def assign_parts(keys: Iterable[str], validation_share: float, test_share: float) -> dict[str, str]:
@@ -238,9 +312,11 @@ def refuse_unused(source: Any, names: Iterable[str], why: str) -> None:
 
 
 def texts_of(item: Item) -> tuple[str, ...]:
-    """The texts in an item: a document, both sides of a pair, or what has a label."""
+    """The texts in an item: a document, both sides of a pair, or what has a label; of an image its digest."""
     if isinstance(item, Labelled):
         return (item.text,)
+    if isinstance(item, LabelledImage):
+        return (item.digest,)
     return (item,) if isinstance(item, str) else item
 
 
@@ -254,7 +330,7 @@ def _cleaned(items: Iterable[Item]) -> tuple[list[Item], int]:
 def _stripped(item: Item) -> Item:
     if isinstance(item, Labelled):
         return Labelled(item.text.strip(), item.label)
-    return item if isinstance(item, str) else (item[0].strip(), item[1].strip())
+    return item if isinstance(item, str | LabelledImage) else (item[0].strip(), item[1].strip())
 
 
 def _filled(item: Item) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from bareformers.data.batching import Visit
 
 Ids = NDArray[np.int32]
-Example = dict[str, Ids]
+Example = dict[str, NDArray[Any]]
 
 IGNORED = -100  # the label that every loss leaves out
 
@@ -172,6 +172,45 @@ class Masked(Examples):
         return self.masking(self.inputs[index], int(self.label_tokens[index]), random)
 
 
+class Images(Examples):
+    """Images with a class each, as `{"pixel_values": uint8 [C, H, W], "labels": int32 [1]}`.
+
+    Their lengths count patches. `texts` are the name of an image and that of its class. With a `shift` they are moved
+    down or up, right or left, anew in every epoch; how far follows from their index and from the seed and the epoch of
+    the plan that draws them, as in `Masked`. Under a plain index they stay where they are.
+
+    Attributes:
+        pixels: [images, H, W, C], uint8.
+        patch: pixels on a side of a patch.
+        shift: pixels that they are moved at the most.
+    """
+
+    def __init__(
+        self,
+        pixels: NDArray[np.uint8],
+        classes: Sequence[int],
+        texts: Sequence[tuple[str, str]],
+        patch: int,
+        shift: int = 0,
+    ) -> None:
+        count, height, width = pixels.shape[:3]
+        ends = (height // patch) * (width // patch) * np.arange(count + 1, dtype=np.int64)
+        labels = Spans.join([[label] for label in classes])
+        super().__init__(Spans(np.empty(0, np.int32), ends[:-1], ends[1:]), labels, labels.lengths, 0, texts)
+        self.pixels, self.patch, self.shift = pixels, patch, shift
+
+    def __getitem__(self, index: int) -> Example:
+        pixels = self.pixels[index].transpose(2, 0, 1)
+        if self.shift and isinstance(index, Visit):
+            random = np.random.default_rng([index.seed, index.epoch, int(index)])
+            down, right = random.integers(2 * self.shift + 1, size=2)
+            _, height, width = pixels.shape
+            # What comes in from outside is as the edge was.
+            around = np.pad(pixels, ((0, 0), (self.shift,) * 2, (self.shift,) * 2), mode="edge")
+            pixels = around[:, down : down + height, right : right + width]
+        return {"pixel_values": pixels, "labels": self.labels[index]}
+
+
 def packed(documents: Iterable[Sequence[int]], eos: int, length: int) -> Spans:
     """The stream `</s> document </s> document </s> ...` in rows of `length` tokens; the last may be shorter."""
     stream = Spans.join([[eos], *([*document, eos] for document in documents)]).ids
@@ -219,6 +258,9 @@ def recalls(sequences: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
 
 def part(examples: Examples, rows: NDArray[np.int64], byte_sizes: NDArray[np.int64]) -> Examples:
     """The examples of some rows; where tokens are masked, others are than before."""
+    if isinstance(examples, Images):
+        classes, told = examples.labels.ids[rows].tolist(), [examples.texts[row] for row in rows]
+        return Images(examples.pixels[rows], classes, told, examples.patch, examples.shift)
     inputs, labels = (
         Spans(spans.ids, spans.starts[rows], spans.stops[rows]) for spans in (examples.inputs, examples.labels)
     )
@@ -269,6 +311,16 @@ class Collate:
         if self.labels == "beside" or len({len(row) for row in inputs}) > 1:
             batch["attention_mask"] = _padded([np.ones_like(row) for row in inputs], 0, self.padding_side)
         return batch
+
+
+def collate_images(examples: Sequence[Example]) -> dict[str, Tensor]:
+    """Makes images one batch: pixel_values [B, C, H, W] from 0 to 1, labels [B]."""
+    pixels = np.stack([example["pixel_values"] for example in examples])
+    labels = np.concatenate([example["labels"] for example in examples])
+    return {
+        "pixel_values": torch.from_numpy(pixels).float() / 255,
+        "labels": torch.from_numpy(labels.astype(np.int64)),
+    }
 
 
 def _padded(rows: Sequence[Ids], fill: int, side: str) -> Tensor:

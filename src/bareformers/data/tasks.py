@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -19,6 +21,7 @@ from bareformers.data.corpus import (
     Item,
     Kind,
     Labelled,
+    LabelledImage,
     Pair,
     WordSequence,
     cache_folder,
@@ -29,11 +32,13 @@ from bareformers.data.examples import (
     Collate,
     Example,
     Examples,
+    Images,
     Masked,
     Masking,
     Spans,
     chunks,
     classifications,
+    collate_images,
     packed,
     recalls,
     translations,
@@ -42,7 +47,14 @@ from bareformers.data.examples import (
 from bareformers.data.tokens import bytes_per_token, is_ours, train_tokenizer, word_tokenizer
 from bareformers.errors import InputError, unknown
 
-Task = Literal["language_modelling", "masked_language_modelling", "translation", "classification", "recall"]
+Task = Literal[
+    "language_modelling",
+    "masked_language_modelling",
+    "translation",
+    "classification",
+    "image_classification",
+    "recall",
+]
 TooLong = Literal["drop", "cut", "error"]
 
 PROBE = "a"  # any text that is not empty
@@ -52,8 +64,27 @@ KINDS: dict[Task, Kind] = {
     "masked_language_modelling": "documents",
     "translation": "pairs",
     "classification": "labelled",
+    "image_classification": "images",
     "recall": "sequences",
 }
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """What all images of a task have in common; the fields are those of `BareConfig`.
+
+    Attributes:
+        image_size: (height, width) in pixels.
+        patch_size: pixels on a side of a patch.
+        num_channels: 1 for gray, 3 for colours.
+        image_mean, image_std: of each channel over the training side, where pixels go from 0 to 1.
+    """
+
+    image_size: tuple[int, int]
+    patch_size: int
+    num_channels: int
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -62,17 +93,19 @@ class TaskData:
 
     Attributes:
         task: its name.
-        tokenizer: trained on the training side alone, or the one that was given; of recall, the corpus's vocabulary.
-        train, validation, test: examples of token ids; test may be empty.
+        tokenizer: trained on the training side alone, or the one that was given; of recall, the corpus's vocabulary;
+            None of images.
+        train, validation, test: examples of token ids, or of images; test may be empty.
         collate: makes a list of examples a batch of tensors.
         notes: the corpus's sentences and those about tokens and lengths.
         languages: (source, target) of a translation, where known.
         length_ratio: source tokens per target token of the training side, `</s>` included; 1 where there are no pairs.
         labels: of a classification, the names of the classes in the order of their ids.
+        images: of images, what they have in common.
     """
 
     task: Task
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Any
     train: Examples
     validation: Examples
     test: Examples
@@ -81,6 +114,7 @@ class TaskData:
     languages: tuple[str, str] | None = None
     length_ratio: float = 1.0
     labels: tuple[str, ...] = ()
+    images: ImageFormat | None = None
 
 
 def prepare(
@@ -92,11 +126,14 @@ def prepare(
     cache: Path | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     mask_share: float = 0.15,
+    patch: int | None = None,
+    shift: int = 0,
 ) -> TaskData:
     """Train the tokenizer on the training side, unless one is given, and encode all three sides.
 
     Args:
-        corpus: of the kind that the task needs, see `KINDS`; both languages of pairs get one vocabulary.
+        corpus: of the kind that the task needs, see `KINDS`; both languages of pairs get one vocabulary, and language
+            models read labelled texts too, without the labels.
         vocab_size: tokens of the vocabulary, at least 260; not read for `recall`, whose corpus names its words.
         max_length: tokens per block, or per side of a pair, or of the longest sequence, or of a labelled text, with
             what stands around it: one `</s>` behind a side, one before a sequence, one on either side of a text, or
@@ -108,28 +145,34 @@ def prepare(
             end-of-sequence token also pads where it has no padding token. `num_bytes` is 0 if it is not byte-level.
             References are made of the tokens that it has for targets.
         mask_share: of the tokens of a block that `masked_language_modelling` predicts.
+        patch: of `image_classification`, pixels on a side of what becomes a position; but for the corpus and `shift`,
+            nothing else is read for it.
+        shift: pixels that training images are moved at the most, anew in every epoch.
 
     Raises:
         InputError: corpus and task do not fit, a size is too small or too large, a pair or text is too long under
-            `error`, a sequence is too long or has a word that the tokenizer does not know, or a class has no training
-            text.
+            `error`, a sequence is too long or has a word that the tokenizer does not know, a class has no training
+            text or image, images differ in size, or patches do not fill them.
     """
     if task not in get_args(Task):
         raise unknown("task", task, get_args(Task))
     if too_long not in get_args(TooLong):
         raise unknown("too_long", too_long, get_args(TooLong))
+    if corpus.kind == "labelled" and KINDS[task] == "documents":
+        corpus = corpus.documents()
     if corpus.kind != KINDS[task]:
         others = " or ".join(name for name, kind in KINDS.items() if kind == corpus.kind)
         raise InputError(
             f"{task} needs {NOUNS[KINDS[task]]}s and the source gives {NOUNS[corpus.kind]}s: write task.name: {others}"
         )
+    if task == "image_classification":
+        return _image_classification(corpus, patch, shift)
     if max_length < (least := 3 if task == "classification" else 2):
         raise InputError(f"max_length {max_length} leaves nothing to predict: write {least} or more")
     if tokenizer is None and task == "recall":
         tokenizer = word_tokenizer(corpus.vocabulary)
     elif tokenizer is None:
-        texts = chain.from_iterable(texts_of(item) for item in cast(tuple[Item, ...], corpus.train))
-        tokenizer = train_tokenizer(texts, vocab_size, cache or cache_folder())
+        tokenizer = train_tokenizer(training_texts(corpus), vocab_size, cache or cache_folder())
     does_without_end = task in ("classification", "masked_language_modelling") and _has_frame(tokenizer)
     if tokenizer.eos_token_id is None and not does_without_end:
         raise InputError(f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token: give it an eos_token")
@@ -142,6 +185,12 @@ def prepare(
     if task == "recall":
         return _recall(corpus, tokenizer, max_length)
     return _translation(corpus, tokenizer, max_length, too_long)
+
+
+def training_texts(corpus: Corpus) -> Iterator[str]:
+    """What a tokenizer learns from: all texts of the training side, those without a label too."""
+    items = cast(tuple[Item, ...], corpus.train)
+    return chain(chain.from_iterable(texts_of(item) for item in items), corpus.unlabelled)
 
 
 def _language_modelling(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TaskData:
@@ -303,6 +352,95 @@ def _classification(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_leng
     )
 
 
+def _image_classification(corpus: Corpus, patch: int | None, shift: int) -> TaskData:
+    labels = _labels(corpus)
+    classes = {label: index for index, label in enumerate(labels)}
+    first: LabelledImage = cast(tuple[LabelledImage, ...], corpus.train)[0]
+    shape = channels_last(first.pixels).shape
+    if patch is None or patch < 1:
+        such = _fitting(shape)[len(_fitting(shape)) // 2]
+        raise InputError(f"image_classification needs task.patch, the side of a patch in pixels, such as {such}")
+    for what, pixels in (("high", shape[0]), ("wide", shape[1])):
+        if pixels % patch:
+            fitting = ", ".join(map(str, _fitting(shape)))
+            raise InputError(
+                f"the images are {pixels} pixels {what}, which task.patch {patch} does not divide; write {fitting}"
+            )
+
+    if not 0 <= shift < min(shape[:2]):
+        raise InputError(f"task.shift {shift} moves images of {sized(shape)} out of sight; write 0 or a few pixels")
+
+    def encode(part: str) -> Images:
+        items: tuple[LabelledImage, ...] = getattr(corpus, part)
+        for item in items:
+            if (found := channels_last(item.pixels).shape) != shape:
+                raise InputError(
+                    f"{item.name} of the {part} side has {sized(found)}, and {first.name} {sized(shape)}: images are "
+                    f"of one size; scale them"
+                )
+        pixels = np.empty((len(items), *shape), np.uint8)
+        for row, item in zip(pixels, items, strict=True):
+            row[:] = channels_last(item.pixels)
+        return Images(
+            pixels,
+            [classes[item.label] for item in items],
+            [(item.name, item.label) for item in items],
+            patch,
+            shift if part == "train" else 0,
+        )
+
+    sides = {part: encode(part) for part in PARTS}
+    train = sides["train"].pixels
+    # Sums of whole numbers, so that no machine has another mean.
+    counts = np.stack([np.bincount(train[..., channel].ravel(), minlength=256) for channel in range(shape[2])])
+    values, total = np.arange(256) / 255, counts[0].sum()
+    mean = counts @ values / total
+    std = np.sqrt(np.maximum(counts @ values**2 / total - mean**2, 0))
+    if not std.all():
+        raise InputError("all pixels of the training images are alike, so that there is nothing to tell them by")
+    rows, columns = shape[0] // patch, shape[1] // patch
+    said = ", ".join(counted(len(side), f"{part} image") for part, side in sides.items() if len(side))
+    told = np.bincount(sides["train"].labels.ids, minlength=len(labels)).tolist()
+    listed = ", ".join(f"{label} {count:,}" for label, count in zip(labels, told, strict=True))
+    return TaskData(
+        "image_classification",
+        None,
+        sides["train"],
+        sides["validation"],
+        sides["test"],
+        collate=collate_images,
+        notes=(
+            *corpus.notes,
+            f"Cut {said} of {sized(shape)} into {rows} × {columns} patches; of the training images are {listed}.",
+        ),
+        labels=labels,
+        images=ImageFormat(
+            (shape[0], shape[1]),
+            patch,
+            shape[2],
+            tuple(float(value) for value in mean.round(6)),
+            tuple(float(value) for value in std.round(6)),
+        ),
+    )
+
+
+def channels_last(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[H, W] or [H, W, C] -> [H, W, C]."""
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def sized(shape: tuple[int, ...]) -> str:
+    """`28 × 28 pixels`, `32 × 32 pixels in 3 channels`: height, width, channels."""
+    return f"{shape[0]} × {shape[1]} pixels" + (f" in {shape[2]} channels" if shape[2] > 1 else "")
+
+
+def _fitting(shape: tuple[int, ...]) -> list[int]:
+    """Sides of patches that fill images of this size, that make a few positions at least and not too many."""
+    common = math.gcd(shape[0], shape[1])
+    sides = [side for side in range(1, common + 1) if common % side == 0]
+    return [side for side in sides if 4 <= shape[0] * shape[1] // side**2 <= 1024] or sides
+
+
 def _has_frame(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether there are tokens of their own to begin and to end a text, as BERT has them."""
     return tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
@@ -341,17 +479,20 @@ def _frame(tokenizer: PreTrainedTokenizerBase, is_target: bool = False) -> Frame
 def _labels(corpus: Corpus) -> tuple[str, ...]:
     """The classes: those that the corpus names, or those of the training side, numbers before words."""
     sides = {part: dict.fromkeys(item.label for item in getattr(corpus, part)) for part in PARTS}
+    noun = "image" if corpus.kind == "images" else "text"
     labels = corpus.labels or tuple(sorted(sides["train"], key=_natural))
     for label in labels:
         if label not in sides["train"]:
-            raise InputError(f"no training text has the label {label!r}: give some that have it, or leave it out")
+            raise InputError(f"no training {noun} has the label {label!r}: give some that have it, or leave it out")
     for part, found in sides.items():
         for label in found:
             if label not in labels:
                 known = ", ".join(labels)
                 raise InputError(f"the {part} side has the label {label!r}, and the training side only {known}")
     if len(labels) < 2:
-        raise InputError(f"all training texts have the label {labels[0]!r}: a classification needs two classes or more")
+        raise InputError(
+            f"all training {noun}s have the label {labels[0]!r}: a classification needs two classes or more"
+        )
     return labels
 
 

@@ -33,6 +33,8 @@ class Slot:
         length_ratio: cross only, context positions for each query position, as in the training data.
         dropout: probability with which a mixer that has a map drops its entries while training.
         use_bias: whether linear maps carry a bias.
+        grid_width: positions in a row of the grid that they are laid out in, as of the patches of an image.
+        num_leading: positions before that grid, as of a class token.
     """
 
     role: str
@@ -44,6 +46,8 @@ class Slot:
     length_ratio: float = 1.0
     dropout: float = 0.0
     use_bias: bool = True
+    grid_width: int | None = None
+    num_leading: int = 0
 
     @property
     def head_size(self) -> int:

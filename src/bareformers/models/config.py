@@ -14,7 +14,7 @@ from bareformers.errors import InputError, unknown
 from bareformers.mixers.base import Slot
 
 POSITIONS = ("sinusoidal", "learned", "none")
-POOLINGS = ("mean", "first", "last")
+POOLINGS = ("mean", "first", "last", "concat")
 SIZES = (
     "vocab_size",
     "hidden_size",
@@ -59,7 +59,14 @@ class BareConfig(PreTrainedConfig):
     dropout: float | int = 0.1
     attention_dropout: float | int = 0.0
     initializer_range: float | int | None = None  # standard deviation; by default 1 / sqrt(inputs) of each linear map
-    classifier_pooling: str = "mean"  # or first, last
+    classifier_pooling: str = "mean"  # or first, last; or concat: the last, the maximum and the mean beside each other
+    classifier_causal: bool = False  # whether a classifier reads from left to right, as a causal language model does
+    # Of models that read images, which have patches for tokens:
+    image_size: int | list[int] | None = None  # height and width in pixels, or one for both
+    patch_size: int | None = None  # pixels on a side
+    num_channels: int | None = None
+    image_mean: list[float] | None = None  # of each channel, where pixels go from 0 to 1
+    image_std: list[float] | None = None
     tie_word_embeddings: bool = True
     use_cache: bool = True
     pad_token_id: int | None = 0
@@ -91,7 +98,34 @@ class BareConfig(PreTrainedConfig):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is a probability in [0, 1), not {getattr(self, name)}")
         layers.activation(layers.GATED.get(self.hidden_act, self.hidden_act))
+        if self.image_size is not None:
+            self._check_images()
         self._check_parts()
+
+    def _check_images(self) -> None:
+        """Raise where what is said of images does not go together."""
+        size, patch, channels = self.image_size, self.patch_size, self.num_channels
+        if patch is None or patch < 1 or channels is None or channels < 1:
+            raise InputError(
+                f"a model of images needs patch_size and num_channels of 1 or more, not {patch}, {channels}"
+            )
+        if isinstance(size, list) and len(size) != 2 or any(side < 1 or side % patch for side in self.pixels):
+            raise InputError(
+                f"image_size is the height and the width, both multiples of patch_size {patch}, not {size}; "
+                f"write another patch_size"
+            )
+        for name in ("image_mean", "image_std"):
+            if len(getattr(self, name) or [1.0] * channels) != channels:
+                raise InputError(f"{name} has a number for each of the {channels} channels, not {getattr(self, name)}")
+        if min(self.image_std or [1.0]) <= 0:
+            raise InputError(f"image_std is above 0, not {self.image_std}")
+        rows, columns = self.grid
+        if self.max_position_embeddings < self.num_leading + rows * columns:
+            token = " and the class token" * self.num_leading
+            raise InputError(
+                f"max_position_embeddings {self.max_position_embeddings} is less than the {rows} × {columns} "
+                f"patches{token} of an image; write {self.num_leading + rows * columns}"
+            )
 
     def _check_parts(self) -> None:
         """Raise where block, norm and mixers do not go together."""
@@ -135,6 +169,24 @@ class BareConfig(PreTrainedConfig):
             StrictDataclassError,
         ) as error:  # what `strict` says of a value of the wrong type
             raise InputError(f"model: {' '.join(str(error).split())}") from error
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Height and width of the images that a model reads."""
+        assert self.image_size is not None
+        height, width = [self.image_size] * 2 if isinstance(self.image_size, int) else self.image_size
+        return height, width
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patches of an image."""
+        assert self.patch_size is not None
+        return self.pixels[0] // self.patch_size, self.pixels[1] // self.patch_size
+
+    @property
+    def num_leading(self) -> int:
+        """How many positions come before the patches of an image: a class token, where that is what is pooled."""
+        return int(self.image_size is not None and self.classifier_pooling == "first")
 
     @property
     def kept_norm(self) -> str:
@@ -186,6 +238,8 @@ class BareConfig(PreTrainedConfig):
             length_ratio=self.length_ratio,
             dropout=self.attention_dropout,
             use_bias=self.use_bias,
+            grid_width=None if self.image_size is None else self.grid[1],
+            num_leading=self.num_leading,
         )
 
     def place(self, role: str, layer: int) -> Place:

@@ -1,4 +1,4 @@
-"""The four models of `transformers` on top of the stack."""
+"""The models of `transformers` on top of the stack."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import (
     CausalLMOutputWithPast,
+    ImageClassifierOutput,
     MaskedLMOutput,
     Seq2SeqLMOutput,
     SequenceClassifierOutput,
@@ -29,7 +30,7 @@ from bareformers.models.stack import Stack
 
 
 class BareModel(PreTrainedModel):
-    """What the four heads share: initialisation, embeddings, the loss, and decoding state."""
+    """What the heads share: initialisation, embeddings, the loss, and decoding state."""
 
     config_class = BareConfig
     base_model_prefix = "model"
@@ -319,24 +320,40 @@ class BareForMaskedLM(BareModel):
 
 
 class BareForSequenceClassification(BareModel):
-    """Encoder-only model that labels a whole sequence, from the mean, the first or the last real position."""
+    """Labels a whole sequence, from the mean, the first or the last real position, or from a concatenation.
+
+    Its stack is an encoder, which reads on both sides, or with `classifier_causal` a decoder.
+    """
 
     def __init__(self, config: BareConfig) -> None:
         super().__init__(config)
-        self.encoder = Stack(config, "encoder")
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        if config.classifier_causal:
+            self.decoder = Stack(config, "decoder")
+        else:
+            self.encoder = Stack(config, "encoder")
+        parts = 3 if config.classifier_pooling == "concat" else 1
+        self.classifier = nn.Linear(parts * config.hidden_size, config.num_labels)
         self.post_init()
 
     def pool(self, hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """[B, T, D] -> [B, D] over real positions, whatever side the padding is on."""
+        """[B, T, D] -> [B, D] over real positions, whatever side the padding is on; [B, 3 D] of a concatenation.
+
+        That is the last position, the maximum and the mean (Howard & Ruder, ACL 2018, arXiv:1801.06146, section 3.3).
+        """
         ones = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
         keep = ones if attention_mask is None else attention_mask.long()
         count = keep.sum(1).clamp_min(1)
-        if self.config.classifier_pooling == "mean":
-            return ((hidden.float() * keep[..., None]).sum(1) / count[:, None]).to(hidden.dtype)
-        first = keep.argmax(1)
-        index = first if self.config.classifier_pooling == "first" else first + count - 1
-        return hidden[torch.arange(hidden.shape[0], device=hidden.device), index]
+        pooled = []
+        if self.config.classifier_pooling in ("first", "last", "concat"):
+            first = keep.argmax(1)
+            index = first if self.config.classifier_pooling == "first" else first + count - 1
+            pooled.append(hidden[torch.arange(hidden.shape[0], device=hidden.device), index])
+        if self.config.classifier_pooling == "concat":
+            largest = hidden.masked_fill(keep[..., None] == 0, -torch.inf).amax(1)
+            pooled.append(largest.masked_fill(largest.isneginf(), 0.0))  # a row of padding alone has no maximum
+        if self.config.classifier_pooling in ("mean", "concat"):
+            pooled.append(((hidden.float() * keep[..., None]).sum(1) / count[:, None]).to(hidden.dtype))
+        return torch.cat(pooled, -1)
 
     def forward(
         self,
@@ -351,7 +368,7 @@ class BareForSequenceClassification(BareModel):
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Logits [B, num_labels]; squared error for one label (regression), cross-entropy for more."""
-        out = self.encoder(
+        out = self.stack(
             input_ids,
             attention_mask,
             inputs_embeds,
@@ -359,13 +376,62 @@ class BareForSequenceClassification(BareModel):
             output_hidden_states=output_hidden_states,
         )
         logits = self.classifier(self.pool(out.last_hidden_state, attention_mask))
-        loss = None
-        if labels is not None:
-            if self.config.num_labels == 1:
-                total = F.mse_loss(logits.squeeze(-1).float(), labels.float(), reduction="sum")
-            else:
-                total = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="sum")
-            loss = total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
+        loss = self.loss_of(logits, labels, smoothing, num_items_in_batch)
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=out.hidden_states, attentions=out.attentions
         )
+
+    def loss_of(
+        self, logits: Tensor, labels: Tensor | None, smoothing: float, num_items_in_batch: Tensor | int | None
+    ) -> Tensor | None:
+        """The loss of logits [B, num_labels] where `labels` [B] are given."""
+        if labels is None:
+            return None
+        if self.config.num_labels == 1:
+            total = F.mse_loss(logits.squeeze(-1).float(), labels.float(), reduction="sum")
+        else:
+            total = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="sum")
+        return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+class BareForImageClassification(BareForSequenceClassification):
+    """Labels an image, which it reads as the sequence of its patches.
+
+    It pools their mean, or with `classifier_pooling: first` a class token in front of them.
+    """
+
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: BareConfig) -> None:
+        if config.image_size is None:
+            raise InputError("a model of images needs image_size, patch_size and num_channels in its config")
+        super().__init__(config)
+
+    def forward(  # type: ignore[override]
+        self,
+        pixel_values: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        smoothing: float = 0.0,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> ImageClassifierOutput:
+        """Logits [B, num_labels] of `pixel_values` [B, C, H, W], which go from 0 to 1; the loss as of sequences."""
+        if (pixel_values is None) == (inputs_embeds is None):
+            raise InputError("a model of images needs pixel_values [batch, channels, height, width], or inputs_embeds")
+        out = self.stack(
+            inputs_embeds=self.embed(pixel_values) if inputs_embeds is None else inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        logits = self.classifier(self.pool(out.last_hidden_state, None))
+        loss = self.loss_of(logits, labels, smoothing, num_items_in_batch)
+        return ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=out.hidden_states, attentions=out.attentions
+        )
+
+    def embed(self, pixel_values: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, T, D], the patches as the stack reads them."""
+        return self.get_input_embeddings()(pixel_values)

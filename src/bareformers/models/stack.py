@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -20,24 +21,30 @@ from bareformers.mixers.dropout import Dropout
 from bareformers.mixers.masks import Mask
 from bareformers.mixers.positions import sinusoids
 from bareformers.models.config import BareConfig
+from bareformers.models.patches import Patches
 
 
-class Embeddings(nn.Module):
-    """Tokens and positions as vectors."""
+class Embeddings(mixers.SelfInitialised):
+    """Tokens, or patches of images, and positions as vectors."""
 
     def __init__(self, config: BareConfig) -> None:
         super().__init__()
         self.config = config
-        self.tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        reads_images = config.image_size is not None
+        self.tokens = Patches(config) if reads_images else nn.Embedding(config.vocab_size, config.hidden_size)
         learned = config.position_embedding == "learned"
         self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size) if learned else None
         self.norm = norm(config.kept_norm, config.hidden_size, config.norm_eps) if config.embedding_norm else None
         self.dropout = Dropout(config.dropout)
 
+    def init_weights(self, std: float) -> None:
+        if self.positions is not None and self.config.image_size is not None:
+            init.normal_(self.positions.weight)  # as wide as patches are, or these hardly say where they stand
+
     def forward(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, positions: Tensor) -> Tensor:
         """[B, T] tokens (or their embeddings [B, T, D]) and [B or 1, T] positions -> [B, T, D]."""
         x = self.tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        if self.config.scale_embedding:
+        if self.config.scale_embedding and self.config.image_size is None:
             x = x * math.sqrt(self.config.hidden_size)
         if self.positions is not None:
             limit = self.config.max_position_embeddings

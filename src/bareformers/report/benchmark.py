@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from bareformers.report import figures, palette, words
 from bareformers.report.html import Cell, day, mark, template
-from bareformers.report.result import Benchmark, VariantResult, difference, write_whole
+from bareformers.report.result import Benchmark, VariantResult, difference, kind_of, write_whole
 from bareformers.report.table import style
 from bareformers.report.verdict import crossover, crossovers
 
@@ -33,11 +32,7 @@ MEASURES = (
 
 def is_benchmark(path: Path) -> bool:
     """Whether the `result.json` at `path` is that of a benchmark; False where it is missing or damaged."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and found.get("kind") == "benchmark"
+    return kind_of(path) == "benchmark"
 
 
 def build(folder: Path | str) -> Path:

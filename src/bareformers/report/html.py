@@ -362,12 +362,14 @@ def _bar(variant: VariantResult, measure: Measure | None, largest: float) -> tup
 class Sample:
     """One source with its reference, and per variant its output in pieces: `(text, kind)`.
 
-    A piece is `same`, `other` (the reference has something else here) or `gap` (words of the reference, left out).
+    A piece is `same`, `other` (the reference has something else here) or `gap` (words of the reference, left out). An
+    image is shown by its address, which holds it.
     """
 
     source: str
     reference: str
     outputs: list[tuple[VariantResult, list[tuple[str, str]]]]
+    image: str = ""
 
 
 @dataclass(frozen=True)
@@ -389,6 +391,7 @@ _SOURCE_AND_REFERENCE = {
     "classification": ("text", "class"),
     "filling": ("what is read", "what was there"),
     "generation": ("prompt", "true continuation"),
+    "images": ("image", "class"),
     "recall": ("prompt", "right answers"),
     "translation": ("source", "reference"),
 }
@@ -406,6 +409,8 @@ def _samples(comparison: Comparison, found: Mapping[str, Mapping[str, Any]]) -> 
     first = {
         str(sample["source"]): str(sample["reference"]) for samples in found.values() for sample in samples["samples"]
     }
+    samples = [sample for samples in found.values() for sample in samples["samples"]]
+    images = {str(sample["source"]): str(sample.get("image", "")) for sample in samples}
     # Sources that most variants have come first, so that outputs stand beside each other.
     ranked = sorted(first, key=lambda source: -sum(source in by_source for by_source in outputs.values()))[:SAMPLES]
     items = [
@@ -417,6 +422,7 @@ def _samples(comparison: Comparison, found: Mapping[str, Mapping[str, Any]]) -> 
                 for variant in comparison.variants
                 if source in outputs.get(variant.name, {})
             ],
+            images[source] if images[source].startswith("data:image/png;base64,") else "",
         )
         for source in ranked
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -406,6 +407,15 @@ def write_csv(comparison: Comparison, path: Path | str) -> Path:
             row += ["", ""] if measure is None else [measure.value, "" if measure.spread is None else measure.spread]
         writer.writerow([*row, variant.description])
     return write_whole(Path(path), text.getvalue())
+
+
+def kind_of(path: Path) -> str:
+    """What the `result.json` at `path` says that it is; empty for a comparison, and where it is missing or damaged."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return ""
+    return str(found.get("kind", "")) if isinstance(found, dict) else ""
 
 
 def write_whole(path: Path, text: str) -> Path:

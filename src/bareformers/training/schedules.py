@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+CUT = 0.1  # of slanted_triangular: the share of the budget in which it rises
+RATIO = 32  # and the peak over what it begins and ends with
+
 
 def warmup_stable_decay(step: int, progress: float, warmup_steps: int, decay: float) -> float:
     """Constant after the warm-up, then linear to 0 over the last share `decay` of the budget."""
@@ -20,11 +23,26 @@ def inverse_sqrt(step: int, progress: float, warmup_steps: int, decay: float) ->
     return _warmup(step, warmup_steps) * max(1.0, (step + 1) / max(warmup_steps, 1)) ** -0.5
 
 
+def slanted_triangular(step: int, progress: float, warmup_steps: int, decay: float) -> float:
+    """Linear from 1/32 to the peak over a tenth of the budget, and back (Howard & Ruder, ACL 2018, arXiv:1801.06146).
+
+    Equation 3 with the budget in the place of rounded numbers of steps: as printed it divides by zero below ten steps,
+    and ends below zero where ten does not divide their number.
+    """
+    share = progress / CUT if progress < CUT else (1 - progress) / (1 - CUT)
+    return (1 + share * (RATIO - 1)) / RATIO
+
+
 def _warmup(step: int, warmup_steps: int) -> float:
     return min(1.0, (step + 1) / max(warmup_steps, 1))
 
 
-SCHEDULES = {"warmup_stable_decay": warmup_stable_decay, "cosine": cosine, "inverse_sqrt": inverse_sqrt}
+SCHEDULES = {
+    "warmup_stable_decay": warmup_stable_decay,
+    "cosine": cosine,
+    "inverse_sqrt": inverse_sqrt,
+    "slanted_triangular": slanted_triangular,
+}
 
 
 def factor(schedule: str, step: int, progress: float, warmup_steps: int, decay: float) -> float:

@@ -40,6 +40,7 @@ from bareformers.measure.environment import default_device, uses_bf16
 from bareformers.measure.quality import num_predicted
 from bareformers.recipe import Training
 from bareformers.training import divergence, schedules
+from bareformers.training.depth import depths
 from bareformers.training.ledger import Ledger, saved
 from bareformers.training.objectives import CrossEntropy, Objective
 
@@ -120,14 +121,17 @@ class BareTrainer(Trainer):
         )
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable()
+            if settings.unfreezing == "gradual":
+                model.disable_input_require_grads()  # with which all that is frozen would have a graph
         self.watch = Watch(self, label)
+        staged = [Unfreezing(self)] if settings.unfreezing == "gradual" else []
         try:
             super().__init__(
                 model=model,
                 args=arguments,
                 train_dataset=examples,
                 data_collator=collate,
-                callbacks=[self.watch, *callbacks],
+                callbacks=[self.watch, *staged, *callbacks],
             )
         except (ValueError, RuntimeError) as error:
             if not settings.report_to:
@@ -170,6 +174,15 @@ class BareTrainer(Trainer):
         self._final_weights()
 
     @property
+    def num_frozen(self) -> int:
+        """How many depths gradual unfreezing has not come to in what is spent."""
+        if self.settings.unfreezing == "none":
+            return 0
+        depth = depths(name for name, p in self.model.named_parameters() if p.requires_grad)
+        free = num_free(self.plan, max(self.ledger.spent.steps - 1, 0) * self.settings.accumulate)
+        return max(0, max(depth.values()) + 1 - free)
+
+    @property
     def is_out_of_patience(self) -> bool:
         """Whether early stopping has seen enough evaluations without a better loss."""
         patience = self.settings.early_stopping
@@ -199,6 +212,23 @@ class BareTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         loader = DataLoader(self.train_dataset, batch_sampler=self.plan, collate_fn=self.data_collator)
         return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """That of `Trainer`; with `layer_decay`, each of its groups is parted by depth, and lower ones learn slower."""
+        created = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
+        decay = self.settings.layer_decay
+        if created and decay != 1:
+            depth = depths(name for name, _ in self.model.named_parameters())
+            depth_of = {id(p): depth[name] for name, p in self.model.named_parameters()}
+            top, whole = max(depth.values()), optimizer.param_groups
+            optimizer.param_groups = []
+            for group in whole:
+                for level in reversed(range(top + 1)):  # the rate that is recorded is that of the head
+                    if params := [p for p in group["params"] if depth_of[id(p)] == level]:
+                        rate = self.settings.learning_rate / decay ** (top - level)
+                        optimizer.add_param_group({**group, "params": params, "lr": rate})
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         if self.lr_scheduler is None:
@@ -390,6 +420,51 @@ class Watch(TrainerCallback):
         if self._is_line_open:
             print(file=sys.stderr, flush=True)
             self._is_line_open = False
+
+
+def num_free(plan: BatchPlan, batch: int) -> int:
+    """How many depths learn from a batch under gradual unfreezing, the head counted."""
+    return 1 + batch // plan.batches_per_epoch
+
+
+class Unfreezing(TrainerCallback):
+    """Lets the head learn in the first epoch, and in each that follows one layer more (arXiv:1801.06146, section 3.3).
+
+    What is frozen below the lowest layer that learns is computed without gradients. What learns follows from the number
+    of the step alone, so that a resumed run goes on as it would have; a step that ends one epoch and begins the next
+    counts as of the first.
+    """
+
+    def __init__(self, trainer: BareTrainer) -> None:
+        self.trainer = trainer
+        self.depth: dict[str, int] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        names = [name for name, p in self.trainer.model.named_parameters() if p.requires_grad]
+        self.depth = depths(names)
+        self.freeze(state.global_step)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.freeze(state.global_step)
+
+    def freeze(self, step: int) -> None:
+        """Leave to gradients what learns at `step`."""
+        trainer = self.trainer
+        lowest = max(self.depth.values()) + 1 - num_free(trainer.plan, step * trainer.settings.accumulate)
+        for name, parameter in self.trainer.model.named_parameters():
+            if name in self.depth:
+                parameter.requires_grad_(self.depth[name] >= lowest)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        for name, parameter in self.trainer.model.named_parameters():
+            if name in self.depth:
+                parameter.requires_grad_(True)
 
 
 class _Signals:

@@ -39,9 +39,16 @@ class LabelledText:
     label_names: tuple[str, ...] | None = None  # what the labels 0, 1, 2, ... of the files stand for
     validation_share: float = 0.1  # of the texts under path, or under train, chosen by hash
     test_share: float = 0.1  # of the texts under path
+    labels_kept: int | None = None  # training texts that keep their labels, classes in proportion; the others have none
+    labels_seed: int = 0  # which texts these are
 
     def load(self) -> Corpus:
         self._check()
+        corpus = self._whole()
+        return corpus if self.labels_kept is None else corpus.withholding(self.labels_kept, self.labels_seed)
+
+    def _whole(self) -> Corpus:
+        """With all labels."""
         labels = self.label_names or ()
         if self.path is not None:
             items = self._read(self.path)
@@ -78,6 +85,8 @@ class LabelledText:
             refuse_unused(self, ("test_share",), "where the sides are given one by one")
         if self.validation is not None:
             refuse_unused(self, ("validation_share",), "where there is a file for validation")
+        if self.labels_kept is None:
+            refuse_unused(self, ("labels_seed",), "where all texts keep their labels")
         if self.format == "lines":
             refuse_unused(self, ("text", "label"), "with lines of `label text`")
         elif self.text is None or self.label is None:
