@@ -130,6 +130,9 @@ def test_mistakes_of_files(tmp_path):
     )
     assert "float64 from 0 to 1: pixels are whole numbers from 0 to 255" in of(x=np.eye(8)[None], y=labels[:1])
     assert "has the shape [60, 3, 8, 12]" in of(x=noise(channels=3)[0].transpose(0, 3, 1, 2), y=labels)
+    assert "x holds <U1: pixels are whole numbers" in of(x=np.full((1, 2, 2), "a"), y=labels[:1])
+    (tmp_path / "empty.npz").write_bytes(b"")
+    assert "is no .npz file of plain arrays" in said(path=str(tmp_path / "empty.npz"))
     assert "there is no image in it" in of(x=pixels[:0], y=labels[:0])
     assert "y is int64 of the shape [59], and x has 60 images: each needs one label" in of(x=pixels, y=labels[1:])
     assert "y is int64 of the shape [60, 3]" in of(x=pixels, y=np.eye(3, dtype=int)[labels])
@@ -216,6 +219,13 @@ def test_what_a_model_sees(channels):
     assert batch["labels"].tolist() == [1, 2] and batch["labels"].dtype == torch.int64
     assert "Cut 12 train images, 6 validation images, 3 test images of 8 × 12 pixels" in data.notes[-1]
     assert "into 2 × 3 patches; of the training images are kind0 4, kind1 4, kind2 4." in data.notes[-1]
+
+
+def test_a_channel_that_says_nothing():
+    pictures, labels = noise(6, channels=4)
+    pictures[..., 3] = 255
+    data = prepared(corpus(**{side: items(pictures, labels) for side in ("train", "validation", "test")}))
+    assert data.images.image_std[3] == 1 and min(data.images.image_std[:3]) > 0.1
 
 
 def test_some_of_the_images():

@@ -396,8 +396,9 @@ def _image_classification(corpus: Corpus, patch: int | None, shift: int) -> Task
     values, total = np.arange(256) / 255, counts[0].sum()
     mean = counts @ values / total
     std = np.sqrt(np.maximum(counts @ values**2 / total - mean**2, 0))
-    if not std.all():
+    if not std.any():
         raise InputError("all pixels of the training images are alike, so that there is nothing to tell them by")
+    std[std == 0] = 1  # a channel that says nothing, as one of transparency may
     rows, columns = shape[0] // patch, shape[1] // patch
     said = ", ".join(counted(len(side), f"{part} image") for part, side in sides.items() if len(side))
     told = np.bincount(sides["train"].labels.ids, minlength=len(labels)).tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,9 +129,9 @@ class Images:
         if not 0 < pixels[:1].size:
             raise InputError(f"{where} has the shape {list(pixels.shape)}: there is no image in it")
         if pixels.dtype.kind not in "iub" or pixels.min() < 0 or pixels.max() > 255:
+            span = f" from {pixels.min():g} to {pixels.max():g}" if pixels.dtype.kind in "iuf" else ""
             raise InputError(
-                f"{where} holds {pixels.dtype} from {pixels.min():g} to {pixels.max():g}: "
-                f"pixels are whole numbers from 0 to 255 (uint8); scale them"
+                f"{where} holds {pixels.dtype}{span}: pixels are whole numbers from 0 to 255 (uint8); scale them"
             )
         if labels.size != len(pixels) or labels.shape[:1] != (len(pixels),) or labels.dtype.kind not in "iubUS":
             raise InputError(
@@ -163,7 +164,7 @@ def read_npz(path: Path) -> Arrays:
             return {name: found[name] for name in found.files}
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+    except (ValueError, zipfile.BadZipFile, zlib.error, EOFError, AttributeError, TypeError) as error:
         raise InputError(
             f"{path} is no .npz file of plain arrays ({' '.join(str(error).split())}); write it with numpy.savez, all "
             f"images of one size"
