@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from itertools import pairwise
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
+from bareformers import inspection
 from bareformers import run as running
 from bareformers.recipe import load
 from tests.training import tiny
@@ -124,6 +126,15 @@ def test_what_kind_of_token_is_read(documents, tmp_path, capsys):
     assert 0.02 < before["even"] < 0.9 and before["distinct"] == pytest.approx(before["even"], abs=0.02)
     assert found["as trained"][0]["even"] == before["even"] and found["as trained"] != found["at initialisation"]
     assert "What kind of token is read" in (tmp_path / "inspect.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("length, most", [(1, 3), (3, 3), (5, 3), (5999, 2000), (4000, 2000)])
+def test_rows_that_are_counted_are_of_all_the_data(length, most):
+    places = inspection.evenly(length, most)
+    assert len(set(places)) == len(places) == min(length, most)
+    assert places[0] == 0 and places[-1] == length - 1
+    steps = [after - before for before, after in pairwise(places)]
+    assert not steps or max(steps) - min(steps) <= 1
 
 
 def test_where_nothing_is_said_of_what_is_read(documents, pairs, tmp_path, capsys):

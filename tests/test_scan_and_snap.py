@@ -19,7 +19,7 @@ from bareformers.data.tasks import prepare
 from bareformers.dynamics import Descent, Language, Rates, Sample
 from bareformers.errors import InputError
 from bareformers.measure.token_attention import Contexts, contexts, next_tokens, reading
-from bareformers.recipe import Dynamics, load
+from bareformers.recipe import ScanAndSnapRecipe, load
 from bareformers.report import scan_and_snap as reporting
 from bareformers.report.result import Measure
 from bareformers.report.scan_and_snap import HEADLINE, ScanAndSnap
@@ -112,6 +112,26 @@ def test_gradients_are_those_of_the_paper():
     of_y, row = written.written_out(y, z, x, int(given.last), int(given.following))
     _, found_y, found_z = dynamics.gradients(y, z, given)
     assert torch.allclose(found_y, of_y, atol=1e-14) and torch.allclose(found_z[given.last[0]], row, atol=1e-14)
+
+
+def test_tokens_that_are_absent_may_be_far_higher():
+    """Distinct tokens of another next token come to be higher than exp can say, and are in no context of this one."""
+    language = Language(2, 1, 3, 4)
+    y, z = weights(language)
+    given = sample(language)
+    given.counts[:, 3:7] = 0.0
+    wanted = dynamics.gradients(y, z, given)
+    attended = dynamics.attention(language, z)[1]
+    z[:, 3:7] += 5000.0
+    for found, other in zip(dynamics.gradients(y, z, given), wanted, strict=True):
+        assert torch.allclose(found, other, rtol=1e-12, atol=1e-15)
+    assert torch.allclose(dynamics.attention(language, z)[1], attended, rtol=1e-12)
+
+
+def test_high_rates_have_numbers():
+    rates = [Rates(50, 100), Rates(100, 10)]
+    course = dynamics.learn(Language(), Descent(initial=0.1005), rates, [0, 1])
+    assert all(values.isfinite().all() for values in course.found.values())
 
 
 def test_many_at_once_are_as_each_alone():
@@ -240,15 +260,15 @@ def recipe_at(folder, **changes):
 
 def test_the_recipe_of_the_repository():
     recipe = load(RECIPE)
-    assert isinstance(recipe, Dynamics) and recipe.folder == Path("runs/scan_and_snap")
+    assert isinstance(recipe, ScanAndSnapRecipe) and recipe.folder == Path("runs/scan_and_snap")
     assert recipe.ratios == [1, 2, 5, 10] and recipe.learning_rate_z == [0.5, 1, 2] and len(recipe.seeds) == 10
-    assert Dynamics.model_validate(yaml.safe_load(recipe.dump())) == recipe
+    assert ScanAndSnapRecipe.model_validate(yaml.safe_load(recipe.dump())) == recipe
 
 
 def test_every_key_is_documented():
     page = (RECIPE.parents[1] / "docs" / "scan_and_snap.md").read_text(encoding="utf-8")
     cells = re.findall(r"^\| ([^|]*) \|", page.partition("What the figures show")[0], re.MULTILINE)
-    assert {key for cell in cells for key in re.findall(r"`(\w+)`", cell)} == set(Dynamics.model_fields)
+    assert {key for cell in cells for key in re.findall(r"`(\w+)`", cell)} == set(ScanAndSnapRecipe.model_fields)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +286,10 @@ def test_every_key_is_documented():
         ("ratios=[0]", "ratios.0: .*greater than 0"),
         ("learning_rate_z=1", "learning_rate_z: .*list, not 1"),
         ("learning_rate_z=[.inf]", "learning_rate_z.0: .*finite"),
-        ("initial=-1", "initial: .*greater than or equal to 0"),
+        ("ratios=[1,2,3,4,5,6,7,8,9]", "ratios: .*at most 8 items"),
+        ("initial=-1", "initial: -1 is neither a number from 0 on nor auto"),
+        ("initial=.inf", "initial: inf is neither a number from 0 on nor auto"),
+        ("initial=some", "initial: 'some' is neither a number from 0 on nor auto"),
         ("seeds=[1,1]", "seeds: entries repeat"),
         ("clases=3", "unknown key 'clases'; did you mean 'classes'"),
         ("training.budget.steps=2", "unknown key 'training'"),
@@ -276,6 +299,17 @@ def test_mistakes_are_sentences(tmp_path, override, words):
     with pytest.raises(InputError, match=words) as raised:
         load(recipe_at(tmp_path), [override])
     assert "\n" not in str(raised.value)
+
+
+def test_the_start_of_the_authors(tmp_path, monkeypatch):
+    """A uniform number of [-1, 1] over the square root of the number of tokens, of which each panel has its own."""
+    begun = []
+    monkeypatch.setattr(scan_and_snap, "Descent", lambda *given: begun.append(given[-1]) or Descent(*given))
+    for last, tokens in (1, 14), (3, 36):
+        recipe = load(recipe_at(tmp_path), ["initial=auto", f"last_tokens={last}", "iterations=1", f"name=of{last}"])
+        found = scan_and_snap.run(recipe.model_copy(update={"output": str(tmp_path / recipe.name)}), "", log=print)
+        assert found.tokens == tokens and begun[-1] == pytest.approx(1 / np.sqrt(3 * tokens))
+        assert found.recipe["initial"] == "auto"
 
 
 @pytest.fixture(scope="module")
@@ -354,13 +388,13 @@ def test_the_command(tmp_path, capsys, monkeypatch):
 
 
 def result_of(table, seeds=3):
-    """A result with these finals, {(rate, ratio): value}, the same for all seeds but for 0.01."""
+    """A result with these finals, {(rate, ratio): value or values by seed}; one value is that of the second seed."""
     settings = []
     for (rate, ratio), value in table.items():
-        by_seed = [value + 0.01 * (seed - 1) for seed in range(seeds)]
+        by_seed = value if isinstance(value, list) else [value + 0.01 * (seed - 1) for seed in range(seeds)]
         measures = [Measure(value=each) for each in by_seed]
-        course = dict.fromkeys(reporting.TITLES, [2.0, value])
         final = dict.fromkeys(reporting.TITLES, Measure.over_seeds(measures))
+        course = dict.fromkeys(reporting.TITLES, [2.0, final[HEADLINE].value])
         settings.append(
             reporting.Setting(
                 learning_rate_z=rate, ratio=ratio, final=final, course=course, lowest=course, highest=course,
@@ -369,29 +403,91 @@ def result_of(table, seeds=3):
         )  # fmt: skip
     return ScanAndSnap(
         name="made_up", created="2026-01-01", command="", times=[0, 5], settings=settings, seconds=1, tokens=3,
-        seeds=list(range(seeds)),
+        seeds=list(range(len(by_seed))),
     )  # fmt: skip
+
+
+def on_ratios(*values):
+    """What is said of the ratios 1, 2, ... with these values at one learning rate."""
+    found = result_of({(1, ratio): value for ratio, value in enumerate(values, 1)})
+    return reporting.orderings(found)[1].sentence
 
 
 def test_what_is_said_of_the_orderings():
     holds = result_of({(1, 1): 2.0, (1, 2): 2.1, (2, 1): 1.8, (2, 2): 1.9})
     assert reporting.verdict(holds) == (
-        "As in the paper, a higher learning rate makes attention sparser: in both pairs of neighbouring settings "
-        "(6 of 6 seed by seed). As in the paper, a higher ratio makes it denser: in both pairs of neighbouring "
-        "settings (6 of 6 seed by seed)."
+        "As in the paper, a higher learning rate makes attention sparser: in both pairs of neighbouring settings by "
+        "the means (6 of 6 seed by seed). As in the paper, a higher ratio makes it denser: in both pairs of "
+        "neighbouring settings by the means (6 of 6 seed by seed)."
     )
-    mostly = result_of({(1, 1): 2.0, (1, 2): 2.1, (1, 3): 2.095}, seeds=3)
-    rate, ratio = (ordering.sentence for ordering in reporting.orderings(mostly))
-    assert "was not asked" in rate
-    assert ratio.startswith("Other than in the paper") and "only 1 of 2" in ratio
+    assert "was not asked" in reporting.orderings(result_of({(1, 1): 2.0, (1, 2): 2.1}))[0].sentence
+    assert on_ratios(2.0, 2.1, 2.095) == (
+        "Other than in the paper, a higher ratio makes it denser in only 1 of 2 pairs by the means (3 of 6 seed by "
+        "seed)."
+    )
     mostly = result_of({(1, 1): 2.0, (1, 2): 2.1, (1, 3): 2.095, (1, 4): 2.2})
     assert reporting.orderings(mostly)[1].sentence == (
-        "Mostly as in the paper, a higher ratio makes it denser: in 2 of 3 pairs of neighbouring settings (6 of 9 seed "
-        "by seed), but not at rate 1 from ratio 2 to 3 (2.100 to 2.095), within the spread of the seeds."
+        "Mostly as in the paper, a higher ratio makes it denser: in 2 of 3 pairs of neighbouring settings by the means "
+        "(6 of 9 seed by seed), but not at rate 1 from ratio 2 to 3 (2.100 to 2.095)."
     )
     console = Console(width=120, file=io.StringIO())
     console.print(reporting.table(mostly))
     assert "2.095 ± 0.010" in console.file.getvalue() and "began at 2.000" in console.file.getvalue()
+
+
+def test_one_seed_says_nothing_of_a_spread():
+    assert on_ratios([2.0], [2.1], [2.095], [2.2]) == (
+        "Mostly as in the paper, a higher ratio makes it denser: in 2 of 3 pairs of neighbouring settings (of one "
+        "seed), but not at rate 1 from ratio 2 to 3 (2.100 to 2.095)."
+    )
+    assert on_ratios([2.0], [2.1]).endswith("in the one pair of neighbouring settings (of one seed).")
+
+
+def test_pairs_on_which_seeds_disagree_cannot_be_told():
+    assert on_ratios([1.0, 1.1, 1.2], [1.1, 1.2, 1.3], [2.9, 1.1, 1.2]) == (
+        "As in the paper, a higher ratio makes it denser: in both pairs of neighbouring settings by the means (4 of 6 "
+        "seed by seed); seeds disagree at rate 1 from ratio 2 to 3, which cannot be told."
+    )
+    wide = [1.0, 1.5, 2.0], [1.01, 1.52, 2.01]
+    assert "disagree" not in on_ratios(*wide), "they differ by more than the settings, and yet all say the same"
+    steps = [1.0, 2.0], [1.1, 2.1], [1.2, 2.2], [1.3, 2.3], [1.2, 2.2], [1.1, 2.5]
+    assert on_ratios(*steps) == (
+        "Mostly as in the paper, a higher ratio makes it denser: in 4 of 5 pairs of neighbouring settings by the means "
+        "(7 of 10 seed by seed), but not at rate 1 from ratio 4 to 5 (1.800 to 1.700); seeds disagree at rate 1 from "
+        "ratio 5 to 6, which cannot be told."
+    )
+    assert on_ratios([1.0, 2.0], [1.1, 1.95]) == (
+        "Whether a higher ratio makes it denser cannot be told: seeds disagree in the one pair by the means (1 of 2 "
+        "seed by seed)."
+    )
+
+
+def test_a_long_list_has_an_end():
+    falling = result_of({(1, ratio): value for ratio, value in enumerate([1.0, 2, 3, 4, 5, 6, 7, 8], 1)})
+    found = reporting.Ordering("it is so", 20, [f"at {number}" for number in range(6)], [], 3, 1)
+    assert found.sentence.endswith("but not at 0, at 1, at 2 and in 3 more.")
+    assert "in all 7 pairs" in reporting.verdict(falling)
+
+
+def test_what_overflowed_is_said():
+    found = result_of({(1, 1): 2.0, (1, 2): 2.1, (9, 1): 1.9, (9, 2): [2.0, float("nan"), 2.0]})
+    assert reporting.verdict(found) == (
+        "As in the paper, a higher learning rate makes attention sparser: in the one pair of neighbouring settings by "
+        "the means (3 of 3 seed by seed). As in the paper, a higher ratio makes it denser: in the one pair of "
+        "neighbouring settings by the means (3 of 3 seed by seed). The numbers overflowed at rate 9 and ratio 2."
+    )
+    assert on_ratios(2.0, float("inf")).endswith("cannot be told, for the numbers overflowed.")
+    assert not re.search(r"\bnan\b", reporting.page(found))
+
+
+def test_numbers_that_are_too_large(tmp_path):
+    recipe = load(recipe_at(tmp_path), ["learning_rate_z=[1, 1e300]", "ratios=[1]"])
+    found = scan_and_snap.run(recipe, "", log=lambda sentence: None)
+    assert [each.finite for each in found.settings] == [True, False]
+    assert ScanAndSnap.load(tmp_path / "run" / "result.json").settings[0] == found.settings[0]
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "cannot be told, for the numbers overflowed" in page
+    assert "The numbers overflowed at rate 1e+300 and ratio 1." in page.replace("&#43;", "+")
 
 
 # What maps of models read
@@ -414,18 +510,16 @@ def test_contexts_are_counted():
 @pytest.mark.parametrize("language", [Language(2, 1, 3, 4), Language(2, 2, 2, 3)], ids=str)
 def test_distinct_tokens_are_those_of_the_paper(language):
     """Where contexts are of one next token or of all, both definitions are one."""
-    given = dynamics.draw(language, [np.random.default_rng(0)], 600, 40)
+    given, random = dynamics.draw(language, [np.random.default_rng(0)], 600, 40), torch.Generator().manual_seed(0)
     rows = []
     for counts, last, following in zip(given.counts[0], given.last[0], given.following[0], strict=True):
         context = torch.repeat_interleave(torch.arange(language.size), counts.long())
+        context = context[torch.randperm(len(context), generator=random)]
         rows.append(torch.cat([context, torch.stack([last, following])]))
-    wanted = language.next_ids
-    known = Contexts(wanted, torch.zeros(language.size, len(wanted)), torch.zeros(language.size))
-    for row in rows:  # the last place of each alone, as in the paper, which predicts there only
-        known.counts[:, row[-1] - wanted[0]] += torch.bincount(row[:-2], minlength=language.size)
-        known.overall.add_(torch.bincount(row[:-2], minlength=language.size))
+    # As in a text, tokens of contexts come next too, and all places count as contexts at large.
+    known = contexts(rows, torch.cat(rows), language.size)
     everything = torch.arange(language.size)[None].expand(language.num_next, -1)
-    assert torch.equal(known.distinct(everything, wanted[:, None]), language.distinct_of)
+    assert torch.equal(known.distinct(everything, language.next_ids[:, None]), language.distinct_of)
 
 
 def test_few_sightings_prove_little():

@@ -120,10 +120,18 @@ def forward(y: Tensor, z: Tensor, sample: Sample) -> tuple[Tensor, Tensor]:
     Args:
         y, z: [..., M, M], with the leading dimensions of the sample and perhaps more before them.
     """
-    asked = (z - z.amax(-1, keepdim=True)).exp().gather(-2, rows(sample.last, z))
-    w = sample.counts * asked
+    w = weighted(sample.counts, z.gather(-2, rows(sample.last, z)))
     f = w / w.norm(dim=-1, keepdim=True)
     return f, (f @ y).log_softmax(-1)
+
+
+def weighted(often: Tensor, z: Tensor) -> Tensor:
+    """`often` * exp(`z`), both [..., M], but for a factor that makes no number too large, and not all of them 0.
+
+    That factor is of the tokens that there are: those that are absent have any z, also one that is far higher.
+    """
+    there = torch.where(often > 0, z, -torch.inf)
+    return often * (there - there.amax(-1, keepdim=True)).exp()
 
 
 def rows(index: Tensor, like: Tensor) -> Tensor:
@@ -156,8 +164,7 @@ def gradients(y: Tensor, z: Tensor, sample: Sample) -> tuple[Tensor, Tensor, Ten
 
 def attention(language: Language, z: Tensor) -> Tensor:
     """c_{l|n} [..., N, M] of an endless context: P(l | n) exp(Z[m, l]) for the last token m of n, over its sum."""
-    asked = z[..., language.last_ids, :]
-    weights = language.probabilities * (asked - asked.amax(-1, keepdim=True)).exp()
+    weights = weighted(language.probabilities, z[..., language.last_ids, :])
     return weights / weights.sum(-1, keepdim=True)
 
 

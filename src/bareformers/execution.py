@@ -18,20 +18,21 @@ import torch
 from torch import Tensor
 from transformers import set_seed
 
-from bareformers.assessment import ASSESSMENTS, draw, evaluate, held_out, is_causal, padded, write_samples
+from bareformers.assessment import ASSESSMENTS, MODELS, draw, evaluate, held_out, is_causal, padded, write_samples
 from bareformers.data.batching import BatchPlan
 from bareformers.data.tasks import TaskData
-from bareformers.errors import Diverged, Interrupted
+from bareformers.errors import Diverged, InputError, Interrupted
 from bareformers.measure import cost, environment, quality, speed
 from bareformers.models import BareConfig, BareForSequenceClassification
 from bareformers.recipe import Start, Study, Training
 from bareformers.report import html
 from bareformers.report.result import Comparison, Measure, RunResult, aggregate, write_csv
 from bareformers.run_folder import Log, Run, load_model, save_model
+from bareformers.training.depth import depths
 from bareformers.training.ledger import Spent
 from bareformers.training.objectives import CrossEntropy, Objective
 from bareformers.training.signal_recorder import SignalRecorder, fixed_batch
-from bareformers.training.trainer import BareTrainer
+from bareformers.training.trainer import BareTrainer, num_frozen, plan_of
 from bareformers.variants import describe
 
 DECODED_TOKENS = 32  # a call, when decoding is timed
@@ -122,6 +123,22 @@ def learn(trainer: BareTrainer, data: TaskData, note: Log) -> None:
     if trainer.num_frozen:
         count = trainer.num_frozen
         note(f"the lowest {count} depths never learnt: unfreezing takes an epoch for each, so give more epochs")
+
+
+def check_unfreezing(each: Run, data: TaskData) -> None:
+    """An `InputError` where the budget is known to end before gradual unfreezing has come to the lowest depth."""
+    training = each.training
+    if training.unfreezing == "none" or training.budget.minutes is not None:
+        return
+    plan = plan_of(training, data.train, each.seed)
+    depth = depths(name for name, _ in hollow(MODELS[data.task], each.config).named_parameters())
+    last = math.ceil(len(plan) / training.accumulate) - 1
+    if count := num_frozen(plan, depth, last, training.accumulate):
+        raise InputError(
+            f"{each.label}: unfreezing: gradual takes an epoch for each of {max(depth.values()) + 1} depths, and a "
+            f"budget of {plan.epochs:.3g} epochs ends before the lowest {count} learn; give more than "
+            f"{max(depth.values())} epochs, or write unfreezing: none"
+        )
 
 
 def budget(training: Training, spent: Spent, data: TaskData) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -98,11 +99,15 @@ def _reading(stages: dict[str, Any], batch: dict[str, Tensor], data: TaskData) -
     """What the maps of a language model read, by what its training side says of its tokens; empty for other models."""
     if data.task != "language_modelling":
         return {}
-    places = range(0, len(data.train), max(1, len(data.train) // COUNTED_ROWS))
-    rows = (data.train[place]["input_ids"] for place in places[:COUNTED_ROWS])
+    rows = (data.train[place]["input_ids"] for place in evenly(len(data.train), COUNTED_ROWS))
     known = contexts(rows, next_tokens(batch), stages[AFTER].config.vocab_size)
     found = {stage: [layer.row() for layer in reading(net, batch, known)] for stage, net in stages.items()}
     return {stage: layers for stage, layers in found.items() if layers}
+
+
+def evenly(length: int, most: int) -> list[int]:
+    """Up to `most` of the places of a sequence, from its first to its last."""
+    return np.linspace(0, length - 1, min(length, most)).round().astype(int).tolist()
 
 
 # A model of anybody

@@ -49,6 +49,7 @@ def _no_repeats(entries: list[Any]) -> list[Any]:
 
 Count = Annotated[int, BeforeValidator(_number), Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rates = Annotated[list[Rate], Field(min_length=1), AfterValidator(_no_repeats)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1), AfterValidator(_no_repeats)]
 
 
@@ -122,7 +123,9 @@ class Training(Section):
     schedule: Literal["warmup_stable_decay", "cosine", "inverse_sqrt", "slanted_triangular"] = "warmup_stable_decay"
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     decay: Annotated[float, Field(ge=0, le=1)] = 0.35  # share of the budget in which warmup_stable_decay falls to 0
-    layer_decay: Annotated[float, Field(ge=1)] = 1.0  # the learning rate of each layer over that of the one below
+    layer_decay: Annotated[float, Field(ge=1, allow_inf_nan=False)] = (
+        1.0  # divides the rate for each layer further down
+    )
     unfreezing: Literal["none", "gradual"] = "none"  # gradual: the head learns first, and in each epoch one layer more
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: Annotated[float, Field(ge=0)] = 0.01  # not on norms, biases and gains
@@ -503,7 +506,14 @@ class Paring(Study):
         return "original"
 
 
-class Dynamics(Section):
+def _deviation(value: Any) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value != "auto" and not (number and 0 <= value < float("inf")):
+        raise ValueError(f"{value!r} is neither a number from 0 on nor auto, which is the start of the authors")
+    return value
+
+
+class ScanAndSnapRecipe(Section):
     """One layer without positions in the variables of its own theory (Tian et al., NeurIPS 2023, arXiv:2305.16380)."""
 
     kind: Literal["scan_and_snap"] = "scan_and_snap"
@@ -517,14 +527,16 @@ class Dynamics(Section):
     batch: Count = 128
     iterations: Count = 100
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    learning_rate_z: Annotated[list[Rate], Field(min_length=1), AfterValidator(_no_repeats)] = [0.5, 1.0, 2.0]
-    ratios: Annotated[list[Rate], Field(min_length=1), AfterValidator(_no_repeats)] = [1.0, 2.0, 5.0, 10.0]
-    initial: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # standard deviation of Y and Z
+    learning_rate_z: Rates = [0.5, 1.0, 2.0]
+    # Each has a colour of its own, and there are eight.
+    ratios: Annotated[Rates, Field(max_length=8)] = [1.0, 2.0, 5.0, 10.0]
+    # Standard deviation of Y and Z; auto: that of the authors' sweep, 1 / sqrt(3 * tokens).
+    initial: Annotated[float | Literal["auto"], BeforeValidator(_deviation)] = 0.0
     seeds: Seeds = [0]
     output: str = ""  # folder; runs/<name> by default
 
     @model_validator(mode="after")
-    def _open(self) -> Dynamics:
+    def _open(self) -> ScanAndSnapRecipe:
         if self.classes * self.last_tokens == 1:
             raise ValueError("one last token with one next token leaves nothing to predict; write classes: 2")
         return self
@@ -541,10 +553,10 @@ class Dynamics(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-RECIPES: dict[str, type[Study] | type[Dynamics]] = {
+RECIPES: dict[str, type[Study] | type[ScanAndSnapRecipe]] = {
     "comparison": Recipe,
     "transfer": Transfer,
-    "scan_and_snap": Dynamics,
+    "scan_and_snap": ScanAndSnapRecipe,
 }
 """What `bareformers run` carries out, by the `kind` that a recipe says."""
 
@@ -620,7 +632,7 @@ def _override(given: Any, override: str) -> None:
     if not equals or not key:
         raise InputError(f"{override!r} is no override; write key=value, as in training.learning_rate=0.001")
     try:
-        merge = key not in ("data", "general.data") and not key.endswith(".budget")
+        merge = key.rpartition(".")[2] != "data" and not key.endswith(".budget")
         OmegaConf.update(given, key, yaml.safe_load(value) if value else None, merge=merge, force_add=True)
     except (OmegaConfBaseException, yaml.YAMLError, TypeError, ValueError, KeyError) as error:
         raise InputError(f"{override!r} cannot be applied: {' '.join(str(error).split())}") from error

@@ -8,10 +8,10 @@ from typing import Any
 from bareformers.assessment import MODELS
 from bareformers.data.tasks import TaskData
 from bareformers.errors import InputError
-from bareformers.execution import budget, carry_out, compare, fit, fresh, hollow, resumable
+from bareformers.execution import budget, carry_out, check_unfreezing, compare, fit, fresh, hollow, resumable
 from bareformers.measure import cost
 from bareformers.models import BareConfig
-from bareformers.recipe import Recipe, Start
+from bareformers.recipe import Recipe, Start, Task, Training
 from bareformers.report.result import Comparison
 from bareformers.run_folder import Log, Run, claim, import_plugins, is_trained, load_data
 from bareformers.training.ledger import saved
@@ -36,7 +36,7 @@ def run(recipe: Recipe, command: str, log: Log = print) -> Comparison:
         log(note)
     runs = expand(recipe, data)
     dumped = recipe.model_dump(mode="json")
-    claim(recipe, {key: dumped[key] for key in ("data", "task", "model", "start_from")}, runs)
+    claim(recipe, {key: dumped[key] for key in ("kind", "data", "task", "model", "start_from")}, runs)
     with resumable(command):
         for each in runs:
             carry_out(each, data, log, train)
@@ -53,25 +53,66 @@ def expand(recipe: Recipe, data: TaskData) -> list[Run]:
             start = recipe.start_for(variant, seed)
             if start not in sized:
                 config = configure(recipe, variant, data, start)
-                try:
-                    sized[start] = config, cost.num_parameters(hollow(MODELS[data.task], config))
-                except InputError as error:
-                    raise InputError(f"variant {variant!r}: {error}") from None
-            resolved = {
-                "variant": variant,
-                "seed": seed,
-                "plugins": recipe.plugins,
-                "data": recipe.data,
-                "task": recipe.task.model_dump(mode="json"),
-                "model": recipe.model_for(variant),
-                "training": training.model_dump(mode="json"),
-                "evaluation": recipe.evaluation.model_dump(mode="json"),
-                "start_from": None if start is None else start.model_dump(mode="json"),
-            }
-            folder = recipe.folder / variant / f"seed{seed}"
-            floor = is_floor(sized[start][0])
-            runs.append(Run(variant, seed, folder, *sized[start], training, start, resolved, floor=floor))
+                sized[start] = config, size_of(data.task, config, variant)
+            found = run_of(
+                recipe,
+                variant,
+                seed,
+                *sized[start],
+                training,
+                data=recipe.data,
+                task=recipe.task,
+                model=recipe.model_for(variant),
+                start=start,
+            )
+            check_unfreezing(found, data)
+            runs.append(found)
     return runs
+
+
+def size_of(task: str, config: BareConfig, variant: str) -> int:
+    """Parameters of a model; an `InputError` where it cannot be built."""
+    try:
+        return cost.num_parameters(hollow(MODELS[task], config))
+    except InputError as error:
+        raise InputError(f"variant {variant!r}: {error}") from None
+
+
+def run_of(
+    recipe: Recipe,
+    label: str,
+    seed: int,
+    config: BareConfig,
+    size: int,
+    training: Training,
+    *,
+    data: dict[str, Any],
+    task: Task,
+    model: dict[str, Any],
+    start: Start | None,
+    **sections: Any,
+) -> Run:
+    """The run `label` with `seed`, in the folder of that name.
+
+    Args:
+        size: parameters.
+        data, task, model: as its recipe says them.
+        sections: whatever else its weights depend on.
+    """
+    resolved = {
+        "variant": label,
+        "seed": seed,
+        "plugins": recipe.plugins,
+        "data": data,
+        "task": task.model_dump(mode="json"),
+        "model": model,
+        "training": training.model_dump(mode="json"),
+        "evaluation": recipe.evaluation.model_dump(mode="json"),
+        "start_from": None if start is None else start.model_dump(mode="json"),
+        **sections,
+    }
+    folder = recipe.folder / label / f"seed{seed}"
+    return Run(label, seed, folder, config, size, training, start, resolved, floor=is_floor(config))
 
 
 def train(each: Run, data: TaskData, note: Log) -> dict[str, Any]:

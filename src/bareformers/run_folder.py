@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from huggingface_hub.errors import StrictDataclassError
@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from bareformers import registry
+from bareformers.data.corpus import Corpus, Labelled
 from bareformers.data.tasks import TaskData, prepare
 from bareformers.errors import InputError
 from bareformers.measure import environment
@@ -88,8 +89,9 @@ def claim(recipe: Study, shared: dict[str, Any], runs: Sequence[Run]) -> None:
     refuse_other(recipe.folder, shared, f"write output=<another folder>, another name, or remove {recipe.folder}")
     for each in runs:
         advice = f"write output=<another folder>, or remove {each.folder} to train it again"
-        sections = {key: each.recipe[key] for key in each.recipe if key not in UNTRAINED}
-        refuse_other(each.folder, sections, advice)
+        # Where `begun_by` says what made the weights that it begins with, it does not matter where these lie.
+        ignored = {*UNTRAINED, *(["start_from"] if each.recipe.get("begun_by") else [])}
+        refuse_other(each.folder, {key: each.recipe[key] for key in each.recipe if key not in ignored}, advice)
     unfinished = [each for each in runs if not each.result_file.exists()]
     # A model in float32 for each run; while one trains, checkpoints with two moments beside each weight.
     kept = [4 * each.size for each in unfinished]
@@ -144,6 +146,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def with_defaults(section: str, found: Any) -> Any:
     """A section as a folder holds it; keys that are newer than the folder have their defaults."""
+    if section == "kind" and found is None:
+        return "comparison"
     known: dict[str, type[BaseModel]] = {"task": Task, "training": Training, "finetune": Finetune}
     cls = known.get(section)
     if cls is None or not isinstance(found, dict):
@@ -278,17 +282,28 @@ def load_data(section: dict[str, Any], task: Task, tokenizer: Any = None, model:
         tokenizer: of a trained model.
         model: a trained one, in whose order the classes are to be.
     """
-    _, source = registry.sources.parse(section, "data")
-    corpus = source.load()
+    corpus = corpus_of(section)
     if corpus.kind == "labelled" and model is not None:
         known = tuple(str(model.config.id2label[index]) for index in range(model.config.num_labels))
-        found = corpus.labels or tuple(dict.fromkeys(item.label for item in corpus.train))
+        found = corpus.labels or tuple(dict.fromkeys(item.label for item in cast(tuple[Labelled, ...], corpus.train)))
         if set(found) != set(known):
             raise InputError(
                 f"the model knows the classes {', '.join(known)}, and the data has {', '.join(sorted(found))}; name "
                 f"them alike, as with label_names: [{', '.join(known)}]"
             )
         corpus = replace(corpus, labels=known)
+    return prepared(corpus, task, tokenizer)
+
+
+def corpus_of(section: dict[str, Any], where: str = "data") -> Corpus:
+    """What the source of a data section reads; `where` it stands in the recipe."""
+    _, source = registry.sources.parse(section, where)
+    found: Corpus = source.load()
+    return found
+
+
+def prepared(corpus: Corpus, task: Task, tokenizer: Any = None) -> TaskData:
+    """The task of a recipe on what a source reads; by default with a tokenizer of its own."""
     return prepare(
         corpus,
         task.name,

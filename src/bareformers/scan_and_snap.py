@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bareformers.dynamics import Course, Descent, Language, Rates, learn
 from bareformers.measure import environment
-from bareformers.recipe import Dynamics
+from bareformers.recipe import ScanAndSnapRecipe
 from bareformers.report.result import Measure, write_whole
 from bareformers.report.scan_and_snap import HEADLINE, ScanAndSnap, Setting, build, write_csv
 from bareformers.run_folder import Log, refuse_other
@@ -17,7 +17,7 @@ from bareformers.run_folder import Log, refuse_other
 FREE = ("name", "description", "output")  # what numbers do not depend on
 
 
-def run(recipe: Dynamics, command: str, log: Log = print) -> ScanAndSnap:
+def run(recipe: ScanAndSnapRecipe, command: str, log: Log = print) -> ScanAndSnap:
     """Carry out `recipe` in its folder, and return what was found; what a folder holds already is not computed again.
 
     Args:
@@ -40,9 +40,10 @@ def run(recipe: Dynamics, command: str, log: Log = print) -> ScanAndSnap:
     return found
 
 
-def _measured(recipe: Dynamics, command: str, log: Log) -> ScanAndSnap:
+def _measured(recipe: ScanAndSnapRecipe, command: str, log: Log) -> ScanAndSnap:
     language = Language(recipe.classes, recipe.last_tokens, recipe.common, recipe.distinct)
-    descent = Descent(recipe.length, recipe.batch, recipe.iterations, recipe.momentum, recipe.initial)
+    initial = (3 * language.size) ** -0.5 if recipe.initial == "auto" else recipe.initial
+    descent = Descent(recipe.length, recipe.batch, recipe.iterations, recipe.momentum, initial)
     rates = [Rates(rate, ratio) for rate in recipe.learning_rate_z for ratio in recipe.ratios]
     runs = len(rates) * len(recipe.seeds)
     log(f"{len(rates)} settings with {len(recipe.seeds)} seeds each, {language.size} tokens")

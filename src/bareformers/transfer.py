@@ -1,33 +1,35 @@
 """Carries out a transfer: language models of general text, of the task's text, and the classifiers that they become.
 
-Each stage is a run with a folder of its own, `general/<variant>/seed<k>`, `adapted/<variant>/seed<k>` and
-`<variant>/seed<k>`, and begins with the weights of the one before it. A stage that several variants have in common is
-trained once, under the name of the first of them; so is a model of general text that all seeds begin with.
+Each stage is a run with a folder of its own, `general/<name>/seed<k>`, `adapted/<name>/seed<k>` and
+`<variant>/seed<k>`, and begins with the weights of the one before it. The names of the first two follow from what makes
+their weights, so that what several variants have in common is trained once, whatever the order of these; so is a model
+of general text that all seeds begin with.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
-from bareformers import registry
-from bareformers.assessment import ASSESSMENTS, MODELS, evaluate
-from bareformers.data.corpus import NOUNS, Corpus, cache_folder
-from bareformers.data.tasks import TaskData, prepare, training_texts
+from bareformers.assessment import ASSESSMENTS, evaluate
+from bareformers.data.corpus import NOUNS, cache_folder, counted
+from bareformers.data.tasks import TaskData, training_texts
 from bareformers.data.tokens import train_tokenizer
 from bareformers.errors import Diverged, InputError
-from bareformers.execution import carry_out, compare, hollow, resumable
-from bareformers.measure import cost, environment
+from bareformers.execution import carry_out, check_unfreezing, compare, resumable
+from bareformers.measure import environment
 from bareformers.models import BareConfig
-from bareformers.recipe import General, Recipe, Stage, Start, Task, Training, Transfer
+from bareformers.recipe import General, Recipe, Start, Task, Training, Transfer
 from bareformers.report.result import Comparison, RunResult
-from bareformers.run import train
-from bareformers.run_folder import UNTRAINED, Log, Run, claim, import_plugins, is_trained, load_model
-from bareformers.variants import configure, is_floor
+from bareformers.run import run_of, size_of, train
+from bareformers.run_folder import Log, Run, claim, corpus_of, import_plugins, is_trained, load_model, prepared
+from bareformers.variants import configure
 
 FOLDERS = {"general": "general", "adaptation": "adapted"}
 TEXTS = {"general": "general text", "adaptation": "the task's text"}
@@ -45,11 +47,16 @@ class Sides:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A run of one stage, what it reads, and the run that it begins with."""
+    """A run of one stage, what it reads, the step that it begins with, and what its weights depend on beside both."""
 
     run: Run
     data: TaskData
-    before: Run | None
+    before: Step | None
+    sections: dict[str, Any]
+
+    @property
+    def is_done(self) -> bool:
+        return self.run.result_file.exists()
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,14 +83,16 @@ def run(recipe: Transfer, command: str, log: Log = print) -> Comparison:
     for note in sides.notes:
         log(note)
     chains = expand(recipe, sides)
-    steps = list(dict.fromkeys(step for each in chains for step in each.steps.values()))
+    for sentence in sharing(chains):
+        log(sentence)
+    steps = wanted(chains)
     dumped = recipe.model_dump(mode="json")
-    shared = {key: dumped[key] for key in ("data", "task", "model", "language_model")}
+    shared = {key: dumped[key] for key in ("kind", "data", "task", "model", "language_model")}
     claim(recipe, shared, [step.run for step in steps])
     with resumable(command):
         for step in steps:
             carry_out(step.run, step.data, log, partial(make, step.before))
-        data = replace(sides.classifier, notes=(*sides.notes, *told(recipe, chains)))
+        data = replace(sides.classifier, notes=(*sides.notes, *told(recipe, chains, sides)))
         return compare(recipe, [each.classifier for each in chains], data, command, log)
 
 
@@ -98,33 +107,14 @@ def read(recipe: Transfer) -> Sides:
     task, languages = recipe.task, language_task(recipe)
     texts = chain(() if general is None else training_texts(general), training_texts(labelled))
     tokenizer = train_tokenizer(texts, task.vocab_size, cache_folder())
-
-    def prepared(corpus: Corpus, task: Task) -> TaskData:
-        return prepare(
-            corpus,
-            task.name,
-            task.vocab_size,
-            task.max_length,
-            task.too_long,
-            tokenizer=tokenizer,
-            mask_share=task.mask_share,
-        )
-
-    classifier = prepared(labelled, task)
-    first = None if general is None else prepared(general, languages)
-    second = None if recipe.adaptation is None else prepared(labelled, languages)
+    classifier = prepared(labelled, task, tokenizer)
+    first = None if general is None else prepared(general, languages, tokenizer)
+    second = None if recipe.adaptation is None else prepared(labelled, languages, tokenizer)
     trained_on = "the training texts of the task" if general is None else "the general and the task's training texts"
     notes = [*classifier.notes, f"One tokenizer, of {len(tokenizer):,} tokens, is trained on {trained_on}."]
     notes += [f"General text: {note}" for note in (() if first is None else first.notes)]
     notes += [f"The task's text: {note}" for note in (() if second is None else second.notes[len(labelled.notes) :])]
     return Sides(first, second, classifier, tuple(notes))
-
-
-def corpus_of(section: dict[str, Any], where: str) -> Corpus:
-    """What the source of a data section reads."""
-    _, source = registry.sources.parse(section, where)
-    found: Corpus = source.load()
-    return found
 
 
 def language_task(recipe: Transfer) -> Task:
@@ -134,25 +124,53 @@ def language_task(recipe: Transfer) -> Task:
 
 def expand(recipe: Transfer, sides: Sides) -> list[Chain]:
     """All runs of a recipe; whatever is wrong with any variant is an `InputError` here, before anything is trained."""
-    made: dict[str, Step] = {}
+    made: dict[Path, Step] = {}
     chains = []
     for variant in recipe.variants:
         language, classifier = language_config(recipe, variant, sides), configure(recipe, variant, sides.classifier)
+        language_size = None if language is None else size_of(recipe.language_model, language, variant)
+        size = size_of(recipe.task.name, classifier, variant)
         for seed in recipe.seeds_for(variant):
             steps: dict[str, Step] = {}
+            last: Step | None = None
             for name in FOLDERS:
                 stage, data = recipe.stage_for(variant, name), getattr(sides, name)
                 if stage is not None:
-                    assert language is not None and data is not None
-                    before = next(reversed(steps.values())).run if steps else None
+                    assert language is not None and language_size is not None and data is not None
                     own = stage.seed if isinstance(stage, General) and stage.seed is not None else seed
-                    step = language_step(recipe, name, stage, variant, own, language, data, before)
-                    # The same but for the name of its variant.
-                    key = json.dumps({**step.run.recipe, "variant": name}, sort_keys=True, default=str)
-                    steps[name] = made.setdefault(key, step)
-            last = next(reversed(steps.values())).run if steps else None
-            steps["classifier"] = classifying_step(recipe, variant, seed, classifier, sides.classifier, last)
+                    source = stage.data if isinstance(stage, General) else recipe.data
+                    model, task = recipe.language_model_for(variant), language_task(recipe)
+                    sections = essence(source, task, model, stage.training)
+                    label = f"{FOLDERS[name]}/{short_name([*line(last), sections])}"
+                    run = run_of(
+                        recipe,
+                        label,
+                        own,
+                        language,
+                        language_size,
+                        stage.training,
+                        data=source,
+                        task=task,
+                        model=model,
+                        **lineage(last),
+                    )
+                    last = steps[name] = made.setdefault(run.folder, Step(run, data, last, sections))
+            run = run_of(
+                recipe,
+                variant,
+                seed,
+                classifier,
+                size,
+                recipe.training_for(variant),
+                data=recipe.data,
+                task=recipe.task,
+                model=recipe.model_for(variant),
+                **lineage(last),
+            )
+            steps["classifier"] = Step(run, sides.classifier, last, {})
             chains.append(Chain(variant, steps))
+    for step in dict.fromkeys(step for each in chains for step in each.steps.values()):
+        check_unfreezing(step.run, step.data)
     return chains
 
 
@@ -168,91 +186,76 @@ def language_config(recipe: Transfer, variant: str, sides: Sides) -> BareConfig 
     return configure(plain, variant, data)
 
 
-def language_step(
-    recipe: Transfer,
-    name: str,
-    stage: Stage,
-    variant: str,
-    seed: int,
-    config: BareConfig,
-    data: TaskData,
-    before: Run | None,
-) -> Step:
-    """The run of a stage before the classifier, under the name of `variant`."""
-    source = recipe.data if recipe.general is None or name == "adaptation" else recipe.general.data
-    own = {
-        "data": source,
-        "task": language_task(recipe).model_dump(mode="json"),
-        "model": recipe.language_model_for(variant),
-        **lineage(before),
-    }
-    return step_of(recipe, f"{FOLDERS[name]}/{variant}", seed, config, stage.training, data, before, own)
+def essence(data: dict[str, Any], task: Task, model: dict[str, Any], training: Training) -> dict[str, Any]:
+    """What the weights of a stage depend on beside its seed and the stage before it.
+
+    Without defaults, so that it stays the same where a section takes a new key.
+    """
+    asked, settings = (section.model_dump(mode="json", exclude_defaults=True) for section in (task, training))
+    return {"data": data, "task": asked, "model": model, "training": settings}
 
 
-def classifying_step(
-    recipe: Transfer, variant: str, seed: int, config: BareConfig, data: TaskData, before: Run | None
-) -> Step:
-    """The run of the last stage."""
-    own = {
-        "data": recipe.data,
-        "task": recipe.task.model_dump(mode="json"),
-        "model": recipe.model_for(variant),
-        **lineage(before),
-    }
-    return step_of(recipe, variant, seed, config, recipe.training_for(variant), data, before, own)
+def line(step: Step | None) -> list[dict[str, Any]]:
+    """The sections of a step and of all before it, the first stage first."""
+    return [] if step is None else [*line(step.before), step.sections]
 
 
-def lineage(before: Run | None) -> dict[str, Any]:
-    """What a run that begins with another's weights depends on beside its own sections."""
-    if before is None:
-        return {"start_from": None, "begun_by": None}
-    sections = {key: value for key, value in before.recipe.items() if key not in UNTRAINED}
-    # Without defaults, so that folders from before a key was there go on.
-    training = before.training.model_dump(mode="json", exclude_defaults=True)
-    start = Start(run=str(before.folder)).model_dump(mode="json")
-    return {"start_from": start, "begun_by": {**sections, "training": training}}
+def short_name(stages: Sequence[dict[str, Any]]) -> str:
+    """Eight hexadecimal digits that follow from what `stages` say, in whatever order of keys."""
+    # Once more, since keys that are numbers become strings, which can be sorted among others.
+    plain = json.loads(json.dumps(stages, default=str))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def step_of(
-    recipe: Transfer,
-    variant: str,
-    seed: int,
-    config: BareConfig,
-    training: Training,
-    data: TaskData,
-    before: Run | None,
-    own: dict[str, Any],
-) -> Step:
-    """A step whose run has the sections `own` beside those that all have."""
-    try:
-        size = cost.num_parameters(hollow(MODELS[data.task], config))
-    except InputError as error:
-        raise InputError(f"variant {variant!r}: {error}") from None
-    resolved = {
-        "variant": variant,
-        "seed": seed,
-        "plugins": recipe.plugins,
-        "training": training.model_dump(mode="json"),
-        "evaluation": recipe.evaluation.model_dump(mode="json"),
-        **own,
-    }
-    folder = recipe.folder / variant / f"seed{seed}"
-    start = None if before is None else Start(run=str(before.folder))
-    found = Run(variant, seed, folder, config, size, training, start, resolved, floor=is_floor(config))
-    return Step(found, data, before)
+def begun_by(step: Step | None) -> dict[str, Any] | None:
+    """What a run depends on that begins with the weights of `step`."""
+    if step is None:
+        return None
+    return {**step.sections, "seed": step.run.seed, "begun_by": begun_by(step.before)}
 
 
-def make(before: Run | None, each: Run, data: TaskData, note: Log) -> dict[str, Any]:
+def lineage(step: Step | None) -> dict[str, Any]:
+    """The start of a run that begins with the weights of `step`, and what these depend on."""
+    return {"start": None if step is None else Start(run=str(step.run.folder)), "begun_by": begun_by(step)}
+
+
+def wanted(chains: Sequence[Chain]) -> list[Step]:
+    """The steps in their order, without those that are gone and that nothing unfinished begins with.
+
+    Raises:
+        InputError: a model was removed that something unfinished begins with.
+    """
+    found: dict[Step, None] = {}
+    for each in chains:
+        kept: list[Step] = []
+        is_begun_with = False
+        for step in reversed(each.steps.values()):
+            if is_begun_with and step.is_done and not is_trained(step.run) and not diverged(step.run):
+                raise InputError(f"{step.run.folder} has a result and no model; remove it to train it again")
+            is_kept = step.is_done or is_begun_with or step is each.steps["classifier"]
+            if is_kept:
+                kept.append(step)
+            is_begun_with = is_kept and not step.is_done
+        found |= dict.fromkeys(reversed(kept))
+    return list(found)
+
+
+def diverged(each: Run) -> bool:
+    """Whether a run that has a result is without a model for that reason."""
+    return RunResult.load(each.result_file).status == "diverged"
+
+
+def make(before: Step | None, each: Run, data: TaskData, note: Log) -> dict[str, Any]:
     """Train a run that begins with the weights of another, unless that was done before; returns its budget.
 
     Of a language model that goes on from another, the budget also has what both score on the validation side.
     """
-    if before is not None and not is_trained(before):
-        raise Diverged(f"{before.label}, which it begins with, diverged")
+    if before is not None and not is_trained(each) and diverged(before.run):
+        raise Diverged(f"{before.run.label}, which it begins with, diverged")
     spent = train(each, data, note)
     if before is None or data.task == "classification":
         return spent
-    spent["validation"] = {when: score(run, data) for when, run in (("before", before), ("after", each))}
+    spent["validation"] = {when: score(run, data) for when, run in (("before", before.run), ("after", each))}
     return spent
 
 
@@ -264,36 +267,57 @@ def score(each: Run, data: TaskData) -> float:
     return found[ASSESSMENTS[data.task].headline].value
 
 
-def told(recipe: Transfer, chains: list[Chain]) -> Iterator[str]:
+def sharing(chains: Sequence[Chain]) -> Iterator[str]:
+    """Sentences about whose the stages before the classifiers are."""
+    variants: dict[str, dict[str, None]] = {}
+    for each in chains:
+        for name in FOLDERS:
+            if name in each.steps:
+                variants.setdefault(each.steps[name].run.variant, {})[each.variant] = None
+    for label, names in variants.items():
+        yield f"{label} is trained {'once ' if len(names) > 1 else ''}for {', '.join(names)}."
+
+
+def told(recipe: Transfer, chains: Sequence[Chain], sides: Sides) -> Iterator[str]:
     """Sentences about what each variant spent in which stage, which stages were shared, and what adaptation did."""
     for variant in recipe.variants:
         own = [each for each in chains if each.variant == variant]
-        spent = [found for stage in (*FOLDERS, "classifier") if (found := spent_on(stage, own))]
-        yield f"{variant}, on average over its seeds: {', '.join(spent)}."
-    shared: dict[str, list[str]] = {}
-    scores: dict[str, list[dict[str, float]]] = {}
+        spent = [found for stage in (*FOLDERS, "classifier") if (found := spent_on(stage, own, sides))]
+        yield f"{variant}, on average over its seeds: {', '.join(spent) or 'nothing that ended in numbers'}."
+    yield "Curves, budgets and times in tables and figures are of the last stage alone."
+    yield from sharing(chains)
+    seeds = {each.classifier.seed for each in chains if "general" in each.steps}
+    if recipe.general is not None and recipe.general.seed is not None and len(seeds) > 1:
+        yield (
+            f"All seeds begin with one general model, of seed {recipe.general.seed}, so the spread over seeds leaves "
+            f"out that of its training."
+        )
+    scores: dict[str, dict[int, dict[str, float]]] = {}
     for each in chains:
-        for name in set(FOLDERS) & set(each.steps):
-            run = each.steps[name].run
-            shared.setdefault(run.variant, []).append(each.variant)
-            if found := RunResult.load(run.result_file).budget.get("validation"):
-                scores.setdefault(run.variant, []).append(found)
-    for label, variants in sorted(shared.items()):
-        if len(names := list(dict.fromkeys(variants))) > 1:
-            yield f"{label} was trained once for {', '.join(names)}."
+        for name in FOLDERS:
+            if name in each.steps and (found := budget_of(each.steps[name].run).get("validation")):
+                run = each.steps[name].run
+                scores.setdefault(run.variant, {})[run.seed] = found
     headline = ASSESSMENTS[recipe.language_model].headline.replace("_", " ")
-    for label, pairs in sorted(scores.items()):
-        before, after = (sum(pair[when] for pair in pairs) / len(pairs) for when in ("before", "after"))
+    for label, by_seed in scores.items():
+        before, after = (sum(pair[when] for pair in by_seed.values()) / len(by_seed) for when in ("before", "after"))
         yield f"{label}: {headline} of the task's validation texts {before:.3f} before adaptation, {after:.3f} after."
 
 
-def spent_on(stage: str, chains: list[Chain]) -> str | None:
-    """What the runs of a stage took on average; None where there are none, or all diverged."""
-    runs = [each.steps[stage].run for each in chains if stage in each.steps]
-    budgets = [found for each in runs if (found := RunResult.load(each.result_file).budget)]
+def budget_of(each: Run) -> dict[str, Any]:
+    """What a run spent; nothing where it diverged, or is gone and was not needed any more."""
+    return RunResult.load(each.result_file).budget if each.result_file.exists() else {}
+
+
+def spent_on(stage: str, chains: Sequence[Chain], sides: Sides) -> str | None:
+    """What the runs of a stage took on average; None where nothing is known of them."""
+    steps = [each.steps[stage] for each in chains if stage in each.steps]
+    budgets = [found for step in steps if (found := budget_of(step.run))]
     if not budgets:
         return None
-    count, seconds = (sum(found[key] for found in budgets) / len(budgets) for key in ("tokens", "seconds"))
+    spent = {key: sum(found[key] for found in budgets) / len(budgets) for key in ("tokens", "epochs", "seconds")}
     if stage == "classifier":
-        return f"{count:,.0f} labelled texts in {seconds:,.0f} s"
-    return f"{count:,.0f} tokens of {TEXTS[stage]} in {seconds:,.0f} s"
+        times = "once" if spent["epochs"] == 1 else f"{spent['epochs']:,.4g} times"
+        return f"{counted(len(sides.classifier.train), 'labelled text')}, {times}, in {spent['seconds']:,.0f} s"
+    predicted = " predicted" if steps[0].data.task == "masked_language_modelling" else ""
+    return f"{spent['tokens']:,.0f} tokens{predicted} of {TEXTS[stage]} in {spent['seconds']:,.0f} s"

@@ -226,6 +226,11 @@ def test_texts_that_are_too_long(cache):
         prepare(given, "classification", 260, 16, "error", cache)
     with pytest.raises(InputError, match="all training texts are longer than max_length 3"):
         prepare(given, "classification", 260, 3, "drop", cache)
+    given = Corpus("labelled", (Labelled("x" * 30, "c"), *corpus("a", "b").train), long)
+    words = "no training text with the label 'c' is within max_length 16: write a larger one, or too_long: cut"
+    with pytest.raises(InputError, match=words):
+        prepare(given, "classification", 260, 16, "drop", cache)
+    assert prepare(given, "classification", 260, 16, "cut", cache).labels == ("a", "b", "c")
 
 
 @pytest.mark.parametrize(

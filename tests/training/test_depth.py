@@ -1,12 +1,27 @@
 """Discriminative learning rates and gradual unfreezing (Howard & Ruder, ACL 2018, arXiv:1801.06146)."""
 
+import json
+
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel, TrainerCallback
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MarianConfig,
+    MarianMTModel,
+    T5Config,
+    T5ForConditionalGeneration,
+    TrainerCallback,
+)
 
 from bareformers.errors import InputError
 from bareformers.models import BareForCausalLM, BareForMaskedLM, BareForSeq2SeqLM
 from bareformers.training.depth import depths
+from bareformers.training.signal_recorder import SignalRecorder, fixed_batch
 from bareformers.training.trainer import Watch
 from tests.models.sizes import build
 from tests.training import tiny
@@ -45,6 +60,18 @@ def test_depths_of_others():
     found = depth_of(GPT2LMHeadModel(GPT2Config(vocab_size=20, n_embd=8, n_layer=2, n_head=2, n_positions=8)))
     assert found["transformer.wpe.weight"] == 0 and found["transformer.h.0.attn.c_attn.weight"] == 1
     assert found["transformer.ln_f.weight"] == 3
+    assert list(depths(["gpt_neox.embed_in.weight", "gpt_neox.layers.0.x", "embed_out.weight"]).values()) == [0, 1, 2]
+    pairs = {key: sizes[key] for key in ("vocab_size", "num_hidden_layers")} | dict(d_model=8, pad_token_id=1)
+    for side in ("encoder", "decoder"):
+        pairs |= {f"{side}_layers": 2, f"{side}_attention_heads": 2, f"{side}_ffn_dim": 8}
+    found = depth_of(MarianMTModel(MarianConfig(**pairs)))
+    assert found["model.shared.weight"] == found["model.encoder.embed_positions.weight"] == 0
+    assert found["model.decoder.layers.0.fc1.weight"] == 1 and set(found.values()) == {0, 1, 2}
+    found = depth_of(BartForConditionalGeneration(BartConfig(**pairs)))
+    assert found["model.shared.weight"] == found["model.encoder.layernorm_embedding.weight"] == 0
+    t5 = T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=2, num_heads=2, decoder_start_token_id=0)
+    found = depth_of(T5ForConditionalGeneration(t5))
+    assert found["shared.weight"] == 0 and found["encoder.block.1.layer.0.SelfAttention.q.weight"] == 2
     with pytest.raises(InputError, match="no layers that are known by their names"):
         depth_of(torch.nn.Linear(2, 2))
 
@@ -63,6 +90,15 @@ def test_rates_of_layers(labelled, tmp_path):
     names = {id(parameter): name for name, parameter in plain.model.named_parameters()}
     for group in plain.create_optimizer().param_groups:
         assert {names[id(parameter)] for parameter in group["params"]} == seen[bool(group["weight_decay"])]
+
+
+def test_the_topmost_that_learns_has_the_whole_rate(labelled, tmp_path):
+    trainer = tiny.trainer(labelled, tmp_path, layer_decay=2.6, learning_rate=0.01, config=DEEP)
+    depth = depth_of(trainer.model)
+    for name, parameter in trainer.model.named_parameters():
+        parameter.requires_grad_(depth[name] in (1, 2))
+    rates = [group["lr"] for group in trainer.create_optimizer().param_groups]
+    assert max(rates) == 0.01 and min(rates) == pytest.approx(0.01 / 2.6)
 
 
 def test_rates_of_layers_follow_the_schedule(labelled, tmp_path):
@@ -133,6 +169,14 @@ def test_a_short_budget_says_what_never_learnt(labelled, tmp_path):
         tiny.trainer(labelled, tmp_path, unfreezing="gradual", config=DEEP, budget={"steps": 1}), labelled, said.append
     )
     assert said[1] == "the lowest 3 depths never learnt: unfreezing takes an epoch for each, so give more epochs"
+
+
+def test_the_signal_before_the_first_step_is_of_all_layers(labelled, tmp_path):
+    trainer = tiny.trainer(labelled, tmp_path, unfreezing="gradual", config=DEEP, budget={"steps": 1})
+    trainer.add_callback(SignalRecorder(trainer, fixed_batch(labelled.validation, labelled.collate), tmp_path))
+    trainer.fit()
+    row = json.loads((tmp_path / SignalRecorder.FILE).read_text(encoding="utf-8").splitlines()[0])
+    assert row["step"] == 0 and all(layer["gradient_norm"] is not None for layer in row["layers"])
 
 
 def test_tied_embeddings_thaw_last(text, tmp_path):

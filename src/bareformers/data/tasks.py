@@ -338,6 +338,11 @@ def _classification(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, max_leng
         raise InputError(f"all training texts are longer than max_length {max_length}: write a larger one")
     sizes = ", ".join(counted(len(side), f"{part} text") for part, side in sides.items() if len(side))
     counts = np.bincount(sides["train"].labels.ids, minlength=len(labels)).tolist()
+    if 0 in counts:
+        raise InputError(
+            f"no training text with the label {labels[counts.index(0)]!r} is within max_length {max_length}: write a "
+            f"larger one, or too_long: cut"
+        )
     listed = ", ".join(f"{label} {count:,}" for label, count in zip(labels, counts, strict=True))
     notes.append(f"Encoded {sizes}; of the training texts are {listed}.")
     return TaskData(

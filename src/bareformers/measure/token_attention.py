@@ -37,10 +37,11 @@ class Contexts:
     def distinct(self, tokens: Tensor, following: Tensor) -> Tensor:
         """Which tokens are distinct for which next token, bool; both are ids, of shapes that can be broadcast."""
         columns = torch.searchsorted(self.following, following.contiguous())
-        share = self.overall / self.overall.sum()
-        inside = self.counts + PRIOR * share[:, None]
-        lift = inside / inside.sum(0) / torch.where(share > 0, share, 1.0)[:, None]
-        return lift[tokens, columns] >= LIFT
+        share = (self.overall / self.overall.sum())[tokens]
+        # Gathered first: a vocabulary times all next tokens is large.
+        inside = self.counts[tokens, columns] + PRIOR * share
+        lift = inside / (self.counts.sum(0) + PRIOR)[columns] / torch.where(share > 0, share, 1.0)
+        return lift >= LIFT
 
 
 def contexts(rows: Iterable[Any], following: Tensor, size: int) -> Contexts:
@@ -63,14 +64,15 @@ def contexts(rows: Iterable[Any], following: Tensor, size: int) -> Contexts:
         earlier = torch.ones(len(columns), len(columns), dtype=torch.bool).tril()
         place, before = (earlier & (columns >= 0)[:, None]).nonzero(as_tuple=True)
         counts.index_add_(0, ids[before] * len(asked) + columns[place], torch.ones(len(place)))
-    return Contexts(asked, counts.view(size, len(asked)).double(), overall)
+    return Contexts(asked, counts.view(size, len(asked)), overall)
 
 
 @dataclass(frozen=True)
 class LayerReading:
-    """What the map of a layer reads, the mean over heads and queries; None where it is no distribution.
+    """What the map of a layer reads, the mean over heads and queries; None where it has negative weights.
 
-    Queries are all places that have a next token and a context. `distinct`, `common` and `own` sum to 1.
+    Rows are divided by their sums, so that maps whose rows do not sum to 1 are read as shares too. Queries are all
+    places that have a next token and a context. `distinct`, `common` and `own` sum to 1.
 
     Attributes:
         layer: from 1.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from bareformers.report import palette, words
 from bareformers.report.html import day, template
-from bareformers.report.result import Document, Measure, Schema, between, write_whole
+from bareformers.report.result import Document, Measure, Schema, write_whole
 from bareformers.report.svg import Panel, chart, inline
 
 HEADLINE = "distinct_entropy"
@@ -27,6 +28,7 @@ TITLES = {
     "loss": "loss",
 }
 HUES = [name for name in palette.THEMES if name.startswith("v")]
+NAMED = 4  # pairs or settings in a sentence, at the most
 
 
 class Setting(Schema):
@@ -48,6 +50,11 @@ class Setting(Schema):
     lowest: dict[str, list[float]]
     highest: dict[str, list[float]]
     by_seed: list[float]
+
+    @property
+    def finite(self) -> bool:
+        """Whether all that was measured at the end are numbers, of all seeds."""
+        return all(measure.finite for measure in self.final.values())
 
 
 class ScanAndSnap(Document):
@@ -102,43 +109,59 @@ def build(folder: Path) -> Path:
 class Ordering:
     """One claim, held against all pairs of neighbouring settings.
 
+    A difference is that of single seeds, which had the same start and sequences in both settings. Where 0 lies within
+    the spread of the differences, the seeds disagree, and nothing can be told.
+
     Attributes:
         claim: in words.
-        pairs: how many there are.
-        against: the pairs whose means over the seeds speak against it, in words, with whether that is within the spread
-            of the seeds.
-        agreeing: how many pairs of single seeds, which had the same start and sequences, say what is claimed.
+        pairs: how many there are, without those that overflowed.
+        against: the pairs whose means over the seeds speak against it, in words.
+        unsettled: those on which the seeds disagree, in words.
+        agreeing: how many pairs of single seeds say what is claimed.
         seeds: how many seeds there are.
+        overflowed: how many pairs have a setting without numbers.
     """
 
     claim: str
     pairs: int
-    against: list[tuple[str, bool]]
+    against: list[str]
+    unsettled: list[str]
     agreeing: int
     seeds: int
+    overflowed: int = 0
 
     @property
     def sentence(self) -> str:
         if not self.pairs:
+            if self.overflowed:
+                return f"Whether {self.claim} cannot be told, for the numbers overflowed."
             return f"Whether {self.claim} was not asked, for there is nothing to compare."
-        if not self.against:
-            how = {1: "in the one pair", 2: "in both pairs"}.get(self.pairs, f"in all {self.pairs} pairs")
-            return f"As in the paper, {self.claim}: {how} of neighbouring settings{self.one_by_one}."
+        every = {1: "the one pair", 2: "both pairs"}.get(self.pairs, f"all {self.pairs} pairs")
+        if len(self.unsettled) == self.pairs:
+            return f"Whether {self.claim} cannot be told: seeds disagree in {every}{self.one_by_one}."
         held = self.pairs - len(self.against)
-        if 2 * held <= self.pairs:
-            return f"Other than in the paper, {self.claim} in only {held} of {self.pairs} pairs."
-        within = all(small for _, small in self.against)
-        where = "within the spread of the seeds" if within else "by more than the seeds differ"
-        told = words.listed([text for text, _ in self.against])
-        return (
-            f"Mostly as in the paper, {self.claim}: in {held} of {self.pairs} pairs of neighbouring settings"
-            f"{self.one_by_one}, but not {told}, {where}."
-        )
+        if not self.against:
+            said = f"As in the paper, {self.claim}: in {every} of neighbouring settings{self.one_by_one}"
+        elif 2 * held <= self.pairs:
+            said = f"Other than in the paper, {self.claim} in only {held} of {self.pairs} pairs{self.one_by_one}"
+        else:
+            said = (
+                f"Mostly as in the paper, {self.claim}: in {held} of {self.pairs} pairs of neighbouring settings"
+                f"{self.one_by_one}, but not {_few(self.against)}"
+            )
+        return f"{said}; seeds disagree {_few(self.unsettled)}, which cannot be told." if self.unsettled else f"{said}."
 
     @property
     def one_by_one(self) -> str:
         """How many single seeds agree, in words."""
-        return f" ({self.agreeing} of {self.pairs * self.seeds} seed by seed)" if self.seeds > 1 else ""
+        if self.seeds == 1:
+            return " (of one seed)"
+        return f" by the means ({self.agreeing} of {self.pairs * self.seeds} seed by seed)"
+
+
+def _few(pairs: list[str]) -> str:
+    """The first of them, so that a sentence of a large sweep has an end."""
+    return words.listed(pairs if len(pairs) <= NAMED else [*pairs[: NAMED - 1], f"in {len(pairs) - NAMED + 1} more"])
 
 
 def orderings(result: ScanAndSnap) -> list[Ordering]:
@@ -161,20 +184,27 @@ def orderings(result: ScanAndSnap) -> list[Ordering]:
 
 
 def _ordering(claim: str, pairs: list[tuple[str, Setting, Setting]], rises: bool) -> Ordering:
-    against, agreeing, sign = [], 0, 1 if rises else -1
-    for where, low, high in pairs:
-        one, other = low.final[HEADLINE], high.final[HEADLINE]
-        found = between(other, one)
-        agreeing += sum((more - less) * sign > 0 for less, more in zip(low.by_seed, high.by_seed, strict=True))
-        if found is None or found.value * sign <= 0:
-            said = f"{where} ({_score(one.value)} to {_score(other.value)})"
-            against.append((said, found is not None and found.within_spread))
-    return Ordering(claim, len(pairs), against, agreeing, len(pairs[0][1].by_seed) if pairs else 0)
+    against, unsettled, agreeing, sign = [], [], 0, 1 if rises else -1
+    counted = [pair for pair in pairs if pair[1].finite and pair[2].finite]
+    for where, low, high in counted:
+        one, other = low.final[HEADLINE].value, high.final[HEADLINE].value
+        differences = [(more - less) * sign for less, more in zip(low.by_seed, high.by_seed, strict=True)]
+        agreeing += sum(difference > 0 for difference in differences)
+        if (other - one) * sign <= 0:
+            against.append(f"{where} ({_score(one)} to {_score(other)})")
+        if len(differences) > 1 and min(differences) <= 0 <= max(differences):
+            unsettled.append(where)
+    seeds = len(pairs[0][1].by_seed) if pairs else 0
+    return Ordering(claim, len(counted), against, unsettled, agreeing, seeds, len(pairs) - len(counted))
 
 
 def verdict(result: ScanAndSnap) -> str:
-    """Whether the orderings of the paper hold, in two sentences."""
-    return " ".join(ordering.sentence for ordering in orderings(result))
+    """Whether the orderings of the paper hold, in two sentences, and a third where numbers overflowed."""
+    said = [ordering.sentence for ordering in orderings(result)]
+    lost = [f"at rate {each.learning_rate_z:g} and ratio {each.ratio:g}" for each in result.settings if not each.finite]
+    if lost:
+        said.append(f"The numbers overflowed {_few(lost)}.")
+    return " ".join(said)
 
 
 # The terminal
@@ -206,7 +236,7 @@ def caption(result: ScanAndSnap) -> str:
 
 
 def _written(measure: Measure) -> str:
-    spread = "" if measure.spread is None else f" ± {_score(measure.spread / 2)}"
+    spread = "" if measure.spread is None or not measure.finite else f" ± {_score(measure.spread / 2)}"
     return f"{_score(measure.value)}{spread}"
 
 
@@ -267,7 +297,7 @@ def page(result: ScanAndSnap) -> str:
 
 
 def _hue(result: ScanAndSnap, ratio: float) -> str:
-    return HUES[result.ratios.index(ratio) % len(HUES)]
+    return HUES[result.ratios.index(ratio)]
 
 
 def _figures(result: ScanAndSnap) -> Iterator[Figures]:
@@ -295,7 +325,7 @@ def _panels(result: ScanAndSnap, measures: dict[str, bool], kind: str) -> Iterat
     from matplotlib.ticker import MaxNLocator
 
     sides = [side[name] for each in result.settings for name in measures for side in (each.lowest, each.highest)]
-    values = [value for side in sides for value in side]
+    values = [value for side in sides for value in side if math.isfinite(value)]
     low, high = (0.0, 1.0) if kind == "mass" else (min(values), max(values))
     room = 0.04 * (high - low) or 0.1
     for number, rate in enumerate(result.learning_rates):

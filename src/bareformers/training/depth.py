@@ -7,9 +7,10 @@ from collections.abc import Iterable
 
 from bareformers.errors import InputError
 
-# `encoder.blocks.3.mixer.out.weight`; of other models of `transformers` also layer, layers and h.
-LAYER = re.compile(r"(?:^|\.)(?:blocks|layers?|h)\.(\d+)\.")
-EMBEDDINGS = re.compile(r"(?:^|\.)(?:embed\w*|wte|wpe)\.")
+# `encoder.blocks.3.mixer.out.weight`; of other models of `transformers` also block, layer, layers and h.
+LAYER = re.compile(r"(?:^|\.)(?:blocks?|layers?|h)\.(\d+)\.")
+# Those of BART and Marian are called `shared`, with a `layernorm_embedding`; `embed_out` is the head of GPT-NeoX.
+EMBEDDINGS = re.compile(r"(?:^|\.)(?!embed_out\.)(?:embed\w*|\w+_embeddings?|shared|wte|wpe)\.")
 
 
 def depths(names: Iterable[str]) -> dict[str, int]:

@@ -12,7 +12,7 @@ import math
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,22 +78,13 @@ class BareTrainer(Trainer):
         callbacks: Iterable[TrainerCallback] = (),
         objective: Objective | None = None,
     ) -> None:
-        budget = settings.budget
         self.settings, self.validate = settings, validate
         self.objective: Objective = objective or CrossEntropy(settings.label_smoothing)
         self.is_causal = is_causal
         self.checkpoints = folder / "checkpoints"
         self.ledger = Ledger(folder / "metrics.jsonl")
-        self.plan = BatchPlan(
-            examples.lengths,
-            examples.label_tokens,
-            settings.batch_tokens,
-            seed,
-            steps=None if budget.steps is None else budget.steps * settings.accumulate,
-            tokens=budget.tokens,
-            epochs=budget.epochs,
-        )
-        self.is_timed = budget.minutes is not None
+        self.plan = plan_of(settings, examples, seed)
+        self.is_timed = settings.budget.minutes is not None
         num_steps = ENDLESS if self.is_timed else math.ceil(len(self.plan) / settings.accumulate)
         device = default_device()
         arguments = TrainingArguments(
@@ -179,8 +170,7 @@ class BareTrainer(Trainer):
         if self.settings.unfreezing == "none":
             return 0
         depth = depths(name for name, p in self.model.named_parameters() if p.requires_grad)
-        free = num_free(self.plan, max(self.ledger.spent.steps - 1, 0) * self.settings.accumulate)
-        return max(0, max(depth.values()) + 1 - free)
+        return num_frozen(self.plan, depth, self.ledger.spent.steps - 1, self.settings.accumulate)
 
     @property
     def is_out_of_patience(self) -> bool:
@@ -219,8 +209,9 @@ class BareTrainer(Trainer):
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **kwargs)
         decay = self.settings.layer_decay
         if created and decay != 1:
-            depth = depths(name for name, _ in self.model.named_parameters())
-            depth_of = {id(p): depth[name] for name, p in self.model.named_parameters()}
+            learning = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+            depth = depths(learning)
+            depth_of = {id(p): depth[name] for name, p in learning.items()}
             top, whole = max(depth.values()), optimizer.param_groups
             optimizer.param_groups = []
             for group in whole:
@@ -422,9 +413,29 @@ class Watch(TrainerCallback):
             self._is_line_open = False
 
 
-def num_free(plan: BatchPlan, batch: int) -> int:
-    """How many depths learn from a batch under gradual unfreezing, the head counted."""
-    return 1 + batch // plan.batches_per_epoch
+def plan_of(settings: Training, examples: Examples, seed: int) -> BatchPlan:
+    """The batches that a budget buys; without an end where it is in minutes."""
+    budget = settings.budget
+    return BatchPlan(
+        examples.lengths,
+        examples.label_tokens,
+        settings.batch_tokens,
+        seed,
+        steps=None if budget.steps is None else budget.steps * settings.accumulate,
+        tokens=budget.tokens,
+        epochs=budget.epochs,
+    )
+
+
+def num_frozen(plan: BatchPlan, depth: Mapping[str, int], step: int, accumulate: int) -> int:
+    """How many of the lowest depths do not learn at a step under gradual unfreezing.
+
+    Args:
+        depth: of each parameter that is to learn, as `depths` gives it.
+        step: counted from 0.
+        accumulate: batches of a step, the first of which decides.
+    """
+    return max(0, max(depth.values()) - max(step, 0) * accumulate // plan.batches_per_epoch)
 
 
 class Unfreezing(TrainerCallback):
@@ -442,9 +453,7 @@ class Unfreezing(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        names = [name for name, p in self.trainer.model.named_parameters() if p.requires_grad]
-        self.depth = depths(names)
-        self.freeze(state.global_step)
+        self.depth = depths(name for name, p in self.trainer.model.named_parameters() if p.requires_grad)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -454,7 +463,7 @@ class Unfreezing(TrainerCallback):
     def freeze(self, step: int) -> None:
         """Leave to gradients what learns at `step`."""
         trainer = self.trainer
-        lowest = max(self.depth.values()) + 1 - num_free(trainer.plan, step * trainer.settings.accumulate)
+        lowest = num_frozen(trainer.plan, self.depth, step, trainer.settings.accumulate)
         for name, parameter in self.trainer.model.named_parameters():
             if name in self.depth:
                 parameter.requires_grad_(self.depth[name] >= lowest)
