@@ -123,9 +123,7 @@ class Training(Section):
     schedule: Literal["warmup_stable_decay", "cosine", "inverse_sqrt", "slanted_triangular"] = "warmup_stable_decay"
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     decay: Annotated[float, Field(ge=0, le=1)] = 0.35  # share of the budget in which warmup_stable_decay falls to 0
-    layer_decay: Annotated[float, Field(ge=1, allow_inf_nan=False)] = (
-        1.0  # divides the rate for each layer further down
-    )
+    layer_decay: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.0  # divides the rate for each layer down
     unfreezing: Literal["none", "gradual"] = "none"  # gradual: the head learns first, and in each epoch one layer more
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: Annotated[float, Field(ge=0)] = 0.01  # not on norms, biases and gains
@@ -206,21 +204,13 @@ def _start(value: Any) -> Any:
     return {"run": value} if isinstance(value, str) else value
 
 
-class Study(Section):
-    """What every comparison says, however its models come about."""
+class Named(Section):
+    """What every recipe says, whatever is carried out."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     description: str = ""
-    training: Training
-    evaluation: Evaluation = Evaluation()
     seeds: Seeds = [0]
     output: str = ""  # folder; runs/<name> by default
-    plugins: list[str] = []  # modules to import that register mixers, blocks or sources
-
-    @property
-    def baseline_name(self) -> str:
-        """What the others are held against."""
-        raise NotImplementedError
 
     @property
     def folder(self) -> Path:
@@ -232,6 +222,19 @@ class Study(Section):
     def dump(self) -> str:
         """The resolved recipe as YAML."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class Study(Named):
+    """What every comparison says, however its models come about."""
+
+    training: Training
+    evaluation: Evaluation = Evaluation()
+    plugins: list[str] = []  # modules to import that register mixers, blocks or sources
+
+    @property
+    def baseline_name(self) -> str:
+        """What the others are held against."""
+        raise NotImplementedError
 
 
 class Recipe(Study):
@@ -513,12 +516,10 @@ def _deviation(value: Any) -> Any:
     return value
 
 
-class ScanAndSnapRecipe(Section):
+class ScanAndSnapRecipe(Named):
     """One layer without positions in the variables of its own theory (Tian et al., NeurIPS 2023, arXiv:2305.16380)."""
 
     kind: Literal["scan_and_snap"] = "scan_and_snap"
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    description: str = ""
     classes: Count = 2  # next tokens of each last token
     last_tokens: Count = 1
     common: Annotated[int, Field(ge=0)] = 10  # tokens in the contexts of all next tokens
@@ -532,8 +533,6 @@ class ScanAndSnapRecipe(Section):
     ratios: Annotated[Rates, Field(max_length=8)] = [1.0, 2.0, 5.0, 10.0]
     # Standard deviation of Y and Z; auto: that of the authors' sweep, 1 / sqrt(3 * tokens).
     initial: Annotated[float | Literal["auto"], BeforeValidator(_deviation)] = 0.0
-    seeds: Seeds = [0]
-    output: str = ""  # folder; runs/<name> by default
 
     @model_validator(mode="after")
     def _open(self) -> ScanAndSnapRecipe:
@@ -541,19 +540,8 @@ class ScanAndSnapRecipe(Section):
             raise ValueError("one last token with one next token leaves nothing to predict; write classes: 2")
         return self
 
-    @property
-    def folder(self) -> Path:
-        return Path(self.output or f"runs/{self.name}").expanduser()
 
-    def check(self) -> None:
-        """Nothing but what its keys say."""
-
-    def dump(self) -> str:
-        """The resolved recipe as YAML."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-RECIPES: dict[str, type[Study] | type[ScanAndSnapRecipe]] = {
+RECIPES: dict[str, type[Named]] = {
     "comparison": Recipe,
     "transfer": Transfer,
     "scan_and_snap": ScanAndSnapRecipe,
