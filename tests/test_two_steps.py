@@ -366,7 +366,10 @@ def test_a_classifier_reads_as_the_language_model_that_it_starts_from(tmp_path):
 @pytest.mark.parametrize(
     "override, words",
     [
-        ("model.classifier_pooling=last", "classifier_pooling is for task.name: classification, and would do nothing"),
+        (
+            "model.classifier_pooling=last",
+            "classifier_pooling is for task.name: classification or image_classification",
+        ),
         ("model.cross_mixer=average", "a masked language model has no decoder, so cross_mixer would do nothing"),
         ("task.mask_share=0", "task.mask_share: .*greater than 0, not 0"),
         ("task.mask_share=1", "task.mask_share: .*less than 1, not 1"),

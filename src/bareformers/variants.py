@@ -118,10 +118,13 @@ def refuse_idle(given: dict[str, Any], data: TaskData, reads_causally: bool = Fa
             names["classification"] = "a classifier that reads causally"
         lacks = "decoder" if "encoder" in own else "encoder"
         raise InputError(f"{names.get(data.task, 'a language model')} has no {lacks}, so {unused[0]} would do nothing")
-    classifies = {"classifier_pooling": ("classification", "image_classification")}
-    for key in ("classifier_pooling", "classifier_causal"):
-        if key in given and data.task not in classifies.get(key, ("classification",)):
-            raise InputError(f"{key} is for task.name: classification, and would do nothing")
+    readers = {
+        "classifier_pooling": ("classification", "image_classification"),
+        "classifier_causal": ("classification",),
+    }
+    for key, tasks in readers.items():
+        if key in given and data.task not in tasks:
+            raise InputError(f"{key} is for task.name: {' or '.join(tasks)}, and would do nothing")
     if "scale_embedding" in given and data.images is not None:
         raise InputError("images have no token embeddings, so scale_embedding would do nothing; leave it out")
 
