@@ -138,20 +138,23 @@ def test_savings_speak_of_losses_too_and_hold_speeds_against_their_spread():
 
 
 @pytest.mark.parametrize(
-    ("state", "text"),
+    ("key", "value", "text"),
     [
-        (0, "no decoding state"),
-        (8192, "1/12 of the decoding state"),
-        (65536, "33 % less decoding state"),
-        (196608, "2.00× the decoding state"),
+        ("state_bytes", 0, "no decoding state"),
+        ("state_bytes", 8192, "1/12 of the decoding state"),
+        ("state_bytes", 65536, "33 % less decoding state"),
+        ("state_bytes", 196608, "2.00× the decoding state"),
+        ("parameters", 65536, "33 % fewer parameters"),
+        ("parameters", 147456, "50 % more parameters"),
+        ("parameters", 2162688, "22× the parameters"),
     ],
 )
-def test_state_in_words(state, text):
+def test_costs_in_words(key, value, text):
     made = made_up.comparison()
     for variant in made.variants:
-        variant.cost = {"state_bytes": Measure(value=98304, unit="bytes", better="lower", spread=0.0, seeds=3)}
+        variant.cost = {key: Measure(value=98304, better="lower", spread=0.0, seeds=3)}
         variant.speed = {}
-    made.variants[1].cost["state_bytes"].value = state
+    made.variants[1].cost[key].value = value
     assert [plain(said) for said in savings(made, made.variants[1])] == [text]
 
 

@@ -178,19 +178,18 @@ _SPOKEN = ("train_tokens_per_second", "decode_tokens_per_second", "parameters", 
 
 
 def _phrase(key: str, ratio: float, same: bool) -> str:
-    noun = words.label(key)
-    if key == "parameters":
-        return "as many parameters" if same else f"{words.change(ratio - 1)} {'fewer' if ratio < 1 else 'more'} {noun}"
-    if key.endswith("_per_second"):
-        return f"the same {noun}" if same else f"{words.times(ratio)} the {noun}"
+    noun, is_counted = words.label(key), key == "parameters"
     if same:
-        return f"the same {noun}"
+        return f"as many {noun}" if is_counted else f"the same {noun}"
+    if key.endswith("_per_second"):
+        return f"{words.times(ratio)} the {noun}"
     if ratio == 0:
         return f"no {noun}"
     if ratio <= 0.15:
         return f"1/{1 / ratio:,.0f} of the {noun}"
     if ratio < 2:
-        return f"{words.change(ratio - 1)} {'less' if ratio < 1 else 'more'} {noun}"
+        less = "fewer" if is_counted else "less"
+        return f"{words.change(ratio - 1)} {less if ratio < 1 else 'more'} {noun}"
     return f"{words.times(ratio)} the {noun}"
 
 
