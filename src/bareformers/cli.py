@@ -26,8 +26,7 @@ from bareformers.registry import ROLES
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from bareformers.report.result import Comparison
-    from bareformers.report.scan_and_snap import ScanAndSnap
+    from bareformers.report.result import Document
 
 app = typer.Typer(
     help="Find out which parts of a Transformer you can do without, and what you save.",
@@ -67,6 +66,7 @@ CARRIED_OUT = {
     "comparison": "bareformers.run",
     "transfer": "bareformers.transfer",
     "scan_and_snap": "bareformers.scan_and_snap",
+    "matrix": "bareformers.matrix",
 }
 """The module whose `run` carries out a kind of recipe."""
 
@@ -216,21 +216,18 @@ def say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def show(found: Comparison | ScanAndSnap, folder: Path, said: str = "") -> None:
-    """What was found as a table, what it says (or what was said of it), and where its report is."""
+def show(found: Document, folder: Path, said: str = "") -> None:
+    """What was found as tables, what these say (or what was said of them), and where the report is."""
     from rich.console import Console
 
-    from bareformers.report import scan_and_snap
-    from bareformers.report.table import table
-    from bareformers.report.verdict import verdict
+    from bareformers.report.kinds import shown
 
     console = Console()
-    if isinstance(found, scan_and_snap.ScanAndSnap):
-        console.print(scan_and_snap.table(found))
-        console.print(scan_and_snap.verdict(found))
-    else:
-        console.print(table(found))
-        console.print(said or verdict(found))
+    how = shown(found)
+    for table in how.tables(found):
+        console.print(table)
+    if sentence := said or how.said(found):
+        console.print(sentence)
     print(f"\nReport: {folder / 'report.html'}")
 
 
@@ -240,13 +237,13 @@ def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a comparison or benchmark, such as runs/quickstart.")],
 ) -> None:
     """Build report.html again from the files of a comparison or benchmark (no torch needed)."""
-    from bareformers.report import benchmark, html, scan_and_snap
+    from bareformers.report.kinds import SHOWN
     from bareformers.report.result import kind_of
 
     if (folder / "metrics.jsonl").exists():
         raise InputError(f"{folder} is one run; give the folder of the comparison, {folder.parent.parent}")
-    builders = {"benchmark": benchmark.build, "scan_and_snap": scan_and_snap.build}
-    print(f"Report: {builders.get(kind_of(folder / 'result.json'), html.build)(folder)}")
+    how = SHOWN.get(kind_of(folder / "result.json"), SHOWN[""])
+    print(f"Report: {how.build(folder)}")
 
 
 @app.command()
@@ -391,10 +388,7 @@ def bench(
 ) -> None:
     """Measure what mixers, or blocks, cost against length: time, memory and decoding state, beside the usual one."""
     prepare()
-    from rich.console import Console
-
     from bareformers import bench as benching
-    from bareformers.report.benchmark import tables
 
     if plugin:
         from bareformers import run_folder
@@ -436,11 +430,7 @@ def bench(
         norm=norm,
         intermediate_size=intermediate_size,
     )
-    found = benching.bench(settings, command, output, log=say)
-    console = Console()
-    for table in tables(found):
-        console.print(table)
-    print(f"\nReport: {output / 'report.html'}")
+    show(benching.bench(settings, command, output, log=say), output)
 
 
 @app.command(name="list")

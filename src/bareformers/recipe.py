@@ -209,7 +209,6 @@ class Named(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     description: str = ""
-    seeds: Seeds = [0]
     output: str = ""  # folder; runs/<name> by default
 
     @property
@@ -227,6 +226,7 @@ class Named(Section):
 class Study(Named):
     """What every comparison says, however its models come about."""
 
+    seeds: Seeds = [0]
     training: Training
     evaluation: Evaluation = Evaluation()
     plugins: list[str] = []  # modules to import that register mixers, blocks or sources
@@ -520,6 +520,7 @@ class ScanAndSnapRecipe(Named):
     """One layer without positions in the variables of its own theory (Tian et al., NeurIPS 2023, arXiv:2305.16380)."""
 
     kind: Literal["scan_and_snap"] = "scan_and_snap"
+    seeds: Seeds = [0]
     classes: Count = 2  # next tokens of each last token
     last_tokens: Count = 1
     common: Annotated[int, Field(ge=0)] = 10  # tokens in the contexts of all next tokens
@@ -541,10 +542,41 @@ class ScanAndSnapRecipe(Named):
         return self
 
 
+class Row(Section):
+    """One task of a matrix: the folder of a finished comparison, and what stands there for which mixer."""
+
+    results: Annotated[str, Field(min_length=1)]  # the folder with its result.json
+    metric: str = ""  # the comparison's headline by default
+    variants: dict[str, str] = {}  # mixer: what it is called there, where that is something else
+
+
+class MatrixRecipe(Named):
+    """Mixers x tasks, from comparisons that are finished."""
+
+    kind: Literal["matrix"] = "matrix"
+    full: str = "dot_product"  # the mixer that counts as the whole way; a task's best floor is where the way begins
+    mixers: Annotated[list[str], Field(min_length=1), AfterValidator(_no_repeats)]  # the columns
+    tasks: Annotated[dict[str, Row], Field(min_length=1)]  # by what they are called
+
+    @model_validator(mode="after")
+    def _compared(self) -> MatrixRecipe:
+        if self.full not in self.mixers:
+            raise ValueError(f"full is {self.full!r}, which is not among mixers ({', '.join(self.mixers)}); add it")
+        for task, row in self.tasks.items():
+            for mixer in row.variants:
+                if mixer not in self.mixers:
+                    raise ValueError(
+                        f"tasks.{task}.variants names the mixer {mixer!r}, which is not among mixers "
+                        f"({', '.join(self.mixers)}){nearest(mixer, self.mixers)}"
+                    )
+        return self
+
+
 RECIPES: dict[str, type[Named]] = {
     "comparison": Recipe,
     "transfer": Transfer,
     "scan_and_snap": ScanAndSnapRecipe,
+    "matrix": MatrixRecipe,
 }
 """What `bareformers run` carries out, by the `kind` that a recipe says."""
 

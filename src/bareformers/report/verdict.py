@@ -141,14 +141,15 @@ def kept_means(comparison: Comparison) -> str:
     )
 
 
-def best_floor(comparison: Comparison) -> VariantResult | None:
-    """The floor with the best headline quality: the one that is hardest to beat. The baseline never is one."""
+def best_floor(comparison: Comparison, key: str = "") -> VariantResult | None:
+    """The floor that is best in `key`, the headline by default, and so hardest to beat. The baseline never is one."""
+    key = key or comparison.headline
     floors = [
         variant
         for variant in comparison.variants
-        if variant.floor and variant.name != comparison.baseline and measured(variant, comparison.headline)
+        if variant.floor and variant.name != comparison.baseline and measured(variant, key)
     ]
-    return _best(floors, comparison.headline) if floors else None
+    return _best(floors, key) if floors else None
 
 
 def savings(comparison: Comparison, variant: VariantResult, keys: tuple[str, ...] = ()) -> list[str]:

@@ -1,0 +1,361 @@
+"""Mixers x tasks: how far each mixer comes on the way from the best floor to attention.
+
+Of a task, 0 % is the floor that does best, and 100 % the mixer that is held to be whole. Where the floor does as well,
+there is no way to go, and no share stands: whatever is said of attention there, this task does not show it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from bareformers.errors import InputError
+from bareformers.report import palette, words
+from bareformers.report.html import day, template
+from bareformers.report.result import Better, Comparison, Document, Measure, Schema, write_whole
+from bareformers.report.svg import TEXT, chart, inline
+from bareformers.report.verdict import best_floor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HUE = "v1"
+CELL, HEAD = (78, 46), (190, 64)  # CSS pixels across and down: of a cell, and of what stands left of and above all
+
+
+class Cell(Schema):
+    """What one mixer does in one task.
+
+    Attributes:
+        variant: what it is called in its comparison.
+        measure: the quality, with the spread over the seeds.
+        share: of the way from the floor to the whole; None where there is no way.
+        spread: of the share over the seeds; None with one seed.
+        floor: whether it mixes nothing or averages everything.
+    """
+
+    variant: str
+    measure: Measure
+    floor: bool = False
+    share: float | None = None
+    spread: float | None = None
+
+
+class TaskRow(Schema):
+    """One task.
+
+    Attributes:
+        task: what it is called.
+        source: the folder of the comparison.
+        created: when that was carried out, in ISO 8601.
+        metric, unit, better: what is measured in it.
+        floor: the floor that does best, by the name of its variant.
+        floor_measure: what it reaches.
+        full_measure: what the mixer reaches that is held to be whole.
+        cells: by mixer; those that were not measured are not among them.
+    """
+
+    task: str
+    source: str
+    created: str
+    metric: str
+    unit: str
+    better: Better
+    floor: str
+    floor_measure: Measure
+    full_measure: Measure
+    cells: dict[str, Cell]
+
+    @property
+    def distance(self) -> float:
+        """From the floor to the whole, positive where the whole is better."""
+        return (self.full_measure.value - self.floor_measure.value) * (1 if self.better == "higher" else -1)
+
+    @property
+    def doubt(self) -> float | None:
+        """How far the seeds of either end lie apart; None with one seed."""
+        spreads = [each.spread for each in (self.floor_measure, self.full_measure) if each.spread is not None]
+        return max(spreads, default=None)
+
+    @property
+    def open(self) -> bool:
+        """Whether attention does better than the floor, by more than the seeds differ among themselves."""
+        return self.distance > (self.doubt or 0.0)
+
+    def level(self, mixer: str) -> bool:
+        """Whether a mixer's distance from the whole is within the spread of the seeds of either, or it is better."""
+        cell = self.cells[mixer]
+        spreads = [each.spread for each in (cell.measure, self.full_measure) if each.spread is not None]
+        ahead = (cell.measure.value - self.full_measure.value) * (1 if self.better == "higher" else -1)
+        return ahead >= -max(spreads, default=0.0)
+
+
+class Matrix(Document):
+    """Mixers x tasks. Saved as `result.json`.
+
+    Attributes:
+        full: the mixer that is held to be whole.
+        mixers: the columns.
+        recipe: the resolved recipe.
+    """
+
+    kind: Literal["matrix"] = "matrix"
+    name: str
+    description: str = ""
+    created: str
+    command: str
+    full: str
+    mixers: list[str]
+    rows: list[TaskRow]
+    recipe: dict[str, Any] = {}
+    schema_version: Literal[1] = 1
+
+    def means(self) -> dict[str, float]:
+        """The mean share of each mixer over the tasks where there is a way, of those that all these have."""
+        rows = [row for row in self.rows if row.open]
+        shares = {mixer: [row.cells[mixer].share for row in rows if mixer in row.cells] for mixer in self.mixers}
+        return {
+            mixer: sum(each for each in found if each is not None) / len(found)
+            for mixer, found in shares.items()
+            if rows and len(found) == len(rows)
+        }
+
+
+def row_of(task: str, source: str, comparison: Comparison, metric: str, full: str, names: dict[str, str]) -> TaskRow:
+    """A row from a comparison.
+
+    Args:
+        source: where the comparison is.
+        metric: a key of the quality of its variants.
+        full: the mixer that is held to be whole.
+        names: mixer -> variant; those that the comparison does not have are left out.
+    """
+    variants = {variant.name: variant for variant in comparison.variants}
+    measured = {
+        mixer: (name, variants[name].quality[metric])
+        for mixer, name in names.items()
+        if name in variants and metric in variants[name].quality and variants[name].quality[metric].finite
+    }
+    if full not in measured:
+        there = ", ".join(comparison.keys("quality"))
+        raise InputError(
+            f"tasks.{task}: {source} has no {metric} of {names[full]!r}, which is the whole way for {full}; its "
+            f"variants are {', '.join(variants)}, its metrics {there}"
+        )
+    whole = measured[full][1]
+    if whole.better is None:
+        raise InputError(f"tasks.{task}: of {metric} neither direction is better; write another metric")
+    floor = best_floor(comparison, metric)
+    if floor is None:
+        raise InputError(f"tasks.{task}: {source} has no floor, so that there is no way to take shares of; add one")
+    row = TaskRow(
+        task=task,
+        source=source,
+        created=comparison.created,
+        metric=metric,
+        unit=whole.unit,
+        better=whole.better,
+        floor=floor.name,
+        floor_measure=floor.quality[metric],
+        full_measure=whole,
+        cells={
+            mixer: Cell(variant=name, measure=measure, floor=variants[name].floor)
+            for mixer, (name, measure) in measured.items()
+        },
+    )
+    if row.open:
+        for cell in row.cells.values():
+            sign = 1 if row.better == "higher" else -1
+            cell.share = (cell.measure.value - row.floor_measure.value) * sign / row.distance
+            cell.spread = None if cell.measure.spread is None else cell.measure.spread / row.distance
+    return row
+
+
+def build(folder: Path) -> Path:
+    """Write `<folder>/report.html` from `<folder>/result.json`; return its path."""
+    return write_whole(folder / "report.html", page(Matrix.load(folder / "result.json")))
+
+
+def verdict(matrix: Matrix) -> str:
+    """In how many tasks attention is better than the floor, and where nothing else comes as far."""
+    rows = [row for row in matrix.rows if row.open]
+    count = f"{len(rows)} of {len(matrix.rows)} tasks"
+    if not rows:
+        return f"In none of {len(matrix.rows)} tasks is {matrix.full} better than the best floor by more than chance."
+    others = [mixer for mixer in matrix.mixers if mixer != matrix.full]
+    alone = [row.task for row in rows if not any(mixer in row.cells and row.level(mixer) for mixer in others)]
+    said = f"{matrix.full} is better than the best floor in {count}"
+    if not alone:
+        said += ", and in each of them another mixer comes as far"
+    elif len(alone) == len(rows):
+        said += ", and in none of them does another mixer come as far"
+    else:
+        said += f"; in {len(rows) - len(alone)} of these another mixer comes as far, but not in {words.listed(alone)}"
+    floors = {mixer for row in rows for mixer, cell in row.cells.items() if cell.floor}
+    means = {mixer: mean for mixer, mean in matrix.means().items() if mixer not in floors | {matrix.full}}
+    if len(rows) > 1 and means:
+        best = max(means, key=lambda mixer: means[mixer])
+        said += f". Over these tasks {best} comes farthest, {words.percent(means[best])} of the way"
+    return said + "."
+
+
+def caveats(matrix: Matrix) -> list[str]:
+    """What a reader must know before believing a cell."""
+    found = []
+    if single := [row.task for row in matrix.rows if row.doubt is None]:
+        found.append(f"One seed of {words.listed(single)}: whether a share differs from another is not tested there.")
+    if closed := [row.task for row in matrix.rows if not row.open]:
+        found.append(
+            f"In {words.listed(closed)} {matrix.full} does no better than the best floor, so there is no way to take "
+            f"shares of."
+        )
+    return found
+
+
+# The terminal
+
+
+def table(matrix: Matrix) -> Table:
+    """A row for each task, a column for each mixer."""
+    found = Table(
+        title=f"{matrix.name}: share of the way from the best floor to {matrix.full}",
+        caption="± half of the spread over the seeds; dim where the floor is as good.",
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    found.add_column("task")
+    for mixer in matrix.mixers:
+        found.add_column(mixer, justify="right", overflow="fold")
+    for row in matrix.rows:
+        cells = [Text(written(row, mixer), style="" if row.open else "dim") for mixer in matrix.mixers]
+        found.add_row(row.task, *cells)
+    return found
+
+
+def parts(row: TaskRow, mixer: str) -> tuple[str, str]:
+    """A cell's share with half of its spread, or the plain number alone where there is no way."""
+    cell = row.cells.get(mixer)
+    if cell is None:
+        return words.NOT_MEASURED, ""
+    if cell.share is None:
+        return words.score(row.metric, cell.measure.value, row.full_measure.value), ""
+    number = f"{round(100 * cell.share)}{words.NBSP}%".replace("-", "\N{MINUS SIGN}")
+    return number, "" if cell.spread is None else f"±{words.NBSP}{50 * cell.spread:.0f}"
+
+
+def written(row: TaskRow, mixer: str) -> str:
+    """A cell in one piece."""
+    return words.NBSP.join(filter(None, parts(row, mixer)))
+
+
+def write_csv(matrix: Matrix, path: Path) -> Path:
+    """Write one row for each task and mixer that was measured."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["task", "mixer", "share", "share_spread", "metric", "value", "spread", "seeds", "floor", "results"]
+    )
+    for row in matrix.rows:
+        for mixer, cell in row.cells.items():
+            measure = cell.measure
+            numbers = ["" if each is None else each for each in (cell.share, cell.spread)]
+            spread = "" if measure.spread is None else measure.spread
+            writer.writerow(
+                [row.task, mixer, *numbers, row.metric, measure.value, spread, measure.seeds, row.floor, row.source]
+            )
+    return write_whole(path, text.getvalue())
+
+
+# The page
+
+
+def draw(matrix: Matrix) -> Figure:
+    """The matrix: the deeper the colour, the farther a mixer comes."""
+    from matplotlib.patches import Rectangle
+
+    across, down = len(matrix.mixers), len(matrix.rows)
+    width, height = HEAD[0] + CELL[0] * across + 4, HEAD[1] + CELL[1] * down + 4
+    figure, axes = chart(width, height, left=HEAD[0], right=4, top=HEAD[1], bottom=4)
+    axes.set_axis_off()
+    axes.set_xlim(0, across)
+    axes.set_ylim(down, 0)
+    ink, muted, hue, faint = (palette.THEMES[name][0] for name in ("ink", "muted", HUE, "faint"))
+    for column, mixer in enumerate(matrix.mixers):
+        axes.text(column + 0.5, -0.16, mixer.replace("_", "_\n", 1), ha="center", va="bottom", color=ink, fontsize=TEXT)
+    for line, row in enumerate(matrix.rows):
+        axes.text(-0.12, line + 0.4, row.task, ha="right", va="center", color=ink, fontsize=TEXT)
+        axes.text(-0.12, line + 0.74, way(row), ha="right", va="center", color=muted, fontsize=9)
+        for column, mixer in enumerate(matrix.mixers):
+            share = row.cells[mixer].share if mixer in row.cells else None
+            shade = 0.0 if share is None else 0.62 * min(max(share, 0.0), 1.0)
+            box = Rectangle((column + 0.02, line + 0.04), 0.96, 0.92, edgecolor=faint, linewidth=0.6, facecolor="none")
+            axes.add_patch(box)
+            if shade:
+                filled = Rectangle((column + 0.02, line + 0.04), 0.96, 0.92, facecolor=hue, alpha=shade, linewidth=0)
+                axes.add_patch(filled)
+            number, spread = parts(row, mixer)
+            middle, colour = column + 0.5, ink if row.open else muted
+            axes.text(
+                middle, line + (0.4 if spread else 0.5), number, ha="center", va="center", color=colour, fontsize=TEXT
+            )
+            axes.text(middle, line + 0.74, spread, ha="center", va="center", color=muted, fontsize=9)
+    return figure
+
+
+def way(row: TaskRow) -> str:
+    """Where the way of a task begins and ends."""
+    like = row.full_measure.value
+    ends = (words.score(row.metric, each.value, like) for each in (row.floor_measure, row.full_measure))
+    return f"{words.label(row.metric)} {' → '.join(ends)}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A task in the table of the page."""
+
+    row: TaskRow
+    metric: str
+    numbers: list[str]
+
+
+def page(matrix: Matrix) -> str:
+    """The report as one HTML document that names no other file or address."""
+    shares = "; ".join(
+        f"{row.task}: {', '.join(f'{mixer} {written(row, mixer)}' for mixer in row.cells)}" for row in matrix.rows
+    )
+    return template("matrix.html.j2").render(
+        matrix=matrix,
+        theme=palette.stylesheet(),
+        created=day(matrix.created),
+        verdict=verdict(matrix),
+        caveats=caveats(matrix),
+        figure=inline(draw(matrix), "matrix", f"share of the way from the best floor to {matrix.full}; {shares}"),
+        lines=[
+            Line(
+                row,
+                f"{words.label(row.metric)}, {row.better} is better",
+                [_number(row, mixer) for mixer in matrix.mixers],
+            )
+            for row in matrix.rows
+        ],
+        means={mixer: words.percent(mean) for mixer, mean in matrix.means().items()},
+        sources=[(row.task, row.source, day(row.created)) for row in matrix.rows],
+    )
+
+
+def _number(row: TaskRow, mixer: str) -> str:
+    """The plain number of a cell."""
+    if mixer not in row.cells:
+        return words.NOT_MEASURED
+    measure, like = row.cells[mixer].measure, row.full_measure.value
+    spread = "" if measure.spread is None else f" ± {words.score(row.metric, measure.spread / 2, like)}"
+    return f"{words.score(row.metric, measure.value, like)}{spread}".replace(" ", words.NBSP)
