@@ -39,6 +39,7 @@ FLOORS = {
     "export": 8,
     "inspection": 8,
     "scan_and_snap": 8,
+    "sweep": 9,
     "transfer": 9,
     "cli": 10,
 }

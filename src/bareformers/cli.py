@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from bareformers.report.result import Comparison
+    from bareformers.report.scale import Scale
     from bareformers.report.scan_and_snap import ScanAndSnap
 
 app = typer.Typer(
@@ -65,6 +66,7 @@ def is_disk_full(error: Exception) -> bool:
 
 CARRIED_OUT = {
     "comparison": "bareformers.run",
+    "sweep": "bareformers.sweep",
     "transfer": "bareformers.transfer",
     "scan_and_snap": "bareformers.scan_and_snap",
 }
@@ -216,11 +218,11 @@ def say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def show(found: Comparison | ScanAndSnap, folder: Path, said: str = "") -> None:
+def show(found: Comparison | Scale | ScanAndSnap, folder: Path, said: str = "") -> None:
     """What was found as a table, what it says (or what was said of it), and where its report is."""
     from rich.console import Console
 
-    from bareformers.report import scan_and_snap
+    from bareformers.report import scale, scan_and_snap
     from bareformers.report.table import table
     from bareformers.report.verdict import verdict
 
@@ -228,6 +230,9 @@ def show(found: Comparison | ScanAndSnap, folder: Path, said: str = "") -> None:
     if isinstance(found, scan_and_snap.ScanAndSnap):
         console.print(scan_and_snap.table(found))
         console.print(scan_and_snap.verdict(found))
+    elif isinstance(found, scale.Scale):
+        console.print(scale.table(found))
+        console.print(scale.verdict(found))
     else:
         console.print(table(found))
         console.print(said or verdict(found))
@@ -239,12 +244,15 @@ def show(found: Comparison | ScanAndSnap, folder: Path, said: str = "") -> None:
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a comparison or benchmark, such as runs/quickstart.")],
 ) -> None:
-    """Build report.html again from the files of a comparison or benchmark (no torch needed)."""
-    from bareformers.report import benchmark, html, scan_and_snap
+    """Build report.html again from the files of a comparison, sweep or benchmark (no torch needed)."""
+    from bareformers.report import benchmark, html, scale, scan_and_snap
     from bareformers.report.result import kind_of
 
     if (folder / "metrics.jsonl").exists():
         raise InputError(f"{folder} is one run; give the folder of the comparison, {folder.parent.parent}")
+    if (folder / "scale.json").exists():
+        print(f"Report: {scale.build(folder)}")
+        return
     builders = {"benchmark": benchmark.build, "scan_and_snap": scan_and_snap.build}
     print(f"Report: {builders.get(kind_of(folder / 'result.json'), html.build)(folder)}")
 

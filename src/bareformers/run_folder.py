@@ -314,6 +314,7 @@ def prepared(corpus: Corpus, task: Task, tokenizer: Any = None) -> TaskData:
         mask_share=task.mask_share,
         patch=task.patch,
         shift=task.shift,
+        share=task.share,
     )
 
 
