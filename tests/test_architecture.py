@@ -35,6 +35,7 @@ FLOORS = {
     "execution": 7,
     "run": 8,
     "distillation": 8,
+    "distribution": 8,
     "reduction": 8,
     "export": 8,
     "inspection": 8,

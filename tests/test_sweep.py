@@ -225,7 +225,9 @@ def test_given_again_nothing_is_trained_and_new_points_are_trained_alone(
     folder, found, _ = finished
     shutil.copytree(folder, tmp_path / "run")
     more, said = carry_out(recipe, "sweep.share=[0.5,0.75,1]", f"output={tmp_path / 'run'}")
-    assert trained == ["dot_product seed 0", "average seed 0"] * 2
+    assert trained == [
+        f"{size},share=0.75: {variant} seed 0" for size in SIZES for variant in ("dot_product", "average")
+    ]
     assert sum("finished before" in sentence for sentence in said) == 8
     assert [point for point in more.points if point.name in POINTS] == found.points
 

@@ -71,6 +71,8 @@ CARRIED_OUT = {
     "scan_and_snap": "bareformers.scan_and_snap",
 }
 """The module whose `run` carries out a kind of recipe."""
+SPREAD = ("comparison", "sweep")
+"""The kinds of recipe whose runs do not wait for each other."""
 
 Folder = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart/gaussian/seed0.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to the recipe, as key.sub=value.")]
@@ -81,14 +83,29 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to the reci
 def run(
     recipe: Annotated[Path, typer.Argument(help="A recipe (YAML); see the folder recipes/.")],
     overrides: Overrides = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            help="Where runs are carried out, several at once: ray for this machine, or the address of a ray cluster, "
+            "as in head:6379. By default here, one by one."
+        ),
+    ] = None,
 ) -> None:
     """Train the variants of a recipe, measure them, and write the report. Given again, it goes on where it stopped."""
     from bareformers.recipe import load
 
     loaded = load(recipe, overrides)
+    if on is not None and loaded.kind not in SPREAD:
+        raise InputError(f"--on is for recipes of kind {' or '.join(SPREAD)}, not {loaded.kind}; leave it out")
     prepare()
+    where: dict[str, Any] = {}
+    if on is not None:
+        from bareformers import distribution
+
+        where["carry"] = distribution.carrier(on)
+    options = [] if on is None else ["--on", on]
     carried_out = importlib.import_module(CARRIED_OUT[loaded.kind]).run(
-        loaded, written("run", recipe, overrides), log=say
+        loaded, written("run", recipe, overrides, options), log=say, **where
     )
     show(carried_out, loaded.folder)
 
@@ -208,9 +225,9 @@ def prepare() -> None:
     keep_freed_memory()
 
 
-def written(verb: str, recipe: Path, overrides: list[str] | None) -> str:
+def written(verb: str, recipe: Path, overrides: list[str] | None, options: Sequence[str] = ()) -> str:
     """The command that the user gave."""
-    return shlex.join(["bareformers", verb, str(recipe), *(overrides or [])])
+    return shlex.join(["bareformers", verb, str(recipe), *(overrides or []), *options])
 
 
 def say(sentence: str) -> None:

@@ -356,7 +356,7 @@ class Sweep(Recipe):
             raise ValueError("sweep.share and sweep.tokens both say how much is learnt from; leave one of them out")
         _names(self.sizes or {"none": {}}, "size")
         own = [set(size) for size in self.sizes.values()]
-        if lacking := set().union(*own) - set.intersection(*own) if own else set():
+        if lacking := {key for keys in own for key in keys if not all(key in other for other in own)}:
             raise ValueError(f"sizes say the same keys, and not all of them say {sorted(lacking)[0]}")
         return self
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,7 +39,10 @@ def run(recipe: Sweep, command: str, log: Log = print, carry: Carrier = one_by_o
     refuse_other(recipe.folder, {"kind": "sweep"}, advice)
     points = recipe.points()
     data = read(points, log)
-    runs = {name: comparing.expand(point, data[name]) for name, point in points.items()}
+    runs = {
+        name: [replace(each, point=name) for each in comparing.expand(point, data[name])]
+        for name, point in points.items()
+    }
     for name, point in points.items():
         comparing.begin(point, runs[name])
     write_whole(recipe.folder / "recipe.yaml", recipe.dump())

@@ -5,14 +5,14 @@
     L(N, D) = E + A / N^alpha + B / D^beta Hoffmann et al. 2022, arXiv:2203.15556, equation 2
 
 N_c^alpha is written A here, too, and D_c^beta B. As in section 3.3 of Hoffmann et al., what is minimised is the Huber
-loss of differences between logarithms, from the best of many starts.
+loss of differences between logarithms, by L-BFGS from several starts.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -36,7 +36,7 @@ class Law(Schema):
     Attributes:
         form: `power`, `floored` (above an irreducible loss) or `joint`.
         values: `A` and `alpha` of parameters, `B` and `beta` of tokens, `E`, as far as the form has them.
-        intervals: of `alpha`, `beta` and `E` what 95 of 100 repetitions would give; empty where there is no telling.
+        intervals: of `alpha`, `beta` and `E` what 95 of 100 repetitions would give; empty where no law holds or nothing tells.
         explained: share of the variance of log loss between the points.
         error: root of the mean squared difference between the logarithms of points and law.
     """
@@ -82,13 +82,16 @@ def fit(losses: Sequence[Sequence[float]], *, parameters: ArrayLike | None = Non
     residuals, spread = predicted - y, y - y.mean()
     error = float(np.sqrt((residuals**2).mean()))
     total = float((spread**2).sum())
-    return Law(
+    law = Law(
         form=form,
         values=values,
-        intervals=_intervals(problem, best, predicted, _noise(losses, residuals, len(best)), middle),
         explained=max(0.0, 1 - float((residuals**2).sum()) / total) if total else 0.0,
         error=error,
     )
+    noise = _noise(losses, residuals, len(best))
+    if law.holds and noise is not None:
+        law.intervals = _intervals(problem, best, predicted, noise, middle)
+    return law
 
 
 class _Problem:
@@ -125,23 +128,23 @@ class _Problem:
             found.append(np.array([*scales, *exponents, *([math.log(share * least)] if self.floored else [])]))
         return sorted(found, key=lambda theta: float(np.abs(self.predict(theta) - y).sum()))[:6]
 
+    def loss(self, theta: Numbers, y: Numbers) -> tuple[float, Numbers]:
+        """The Huber loss in squares of `HUBER`, and its slope."""
+        off = (self.predict(theta) - y) / HUBER
+        near = np.clip(off, -1, 1)
+        return float((near * (off - near / 2)).sum()), near @ self.slopes(theta) / HUBER
+
     def solve(self, y: Numbers, starts: Sequence[Numbers]) -> Numbers:
-        from scipy.optimize import least_squares
+        """What is best from all starts."""
+        from scipy.optimize import minimize
 
         count = len(self.x)
-        low = np.array([-np.inf] * count + [0.0] * count + [-12.0] * self.floored)
-        high = np.array([np.inf] * count + [STEEPEST] * count + [y.min()] * self.floored)
-        residuals: Callable[[Numbers], Numbers] = lambda theta: self.predict(theta) - y  # noqa: E731
-        best: Any = None
-        for start in starts:
-            start = np.clip(start, low + 1e-9, high - 1e-9)
-            near = least_squares(residuals, start, self.slopes, (low, high), x_scale="jac", max_nfev=200)
-            found = least_squares(
-                residuals, near.x, self.slopes, (low, high), loss="huber", f_scale=HUBER, x_scale="jac", max_nfev=200
-            )
-            if best is None or found.cost < best.cost:
-                best = found
-        return np.asarray(best.x, float)
+        bounds = [(None, None)] * count + [(0.0, STEEPEST)] * count + [(-12.0, float(y.min()))] * self.floored
+        settings = {"maxiter": 300, "ftol": 1e-11, "gtol": 1e-7}
+        found = [
+            minimize(self.loss, start, (y,), "L-BFGS-B", True, bounds=bounds, options=settings) for start in starts
+        ]
+        return np.asarray(min(found, key=lambda each: float(each.fun)).x, float)
 
 
 def _values(theta: Numbers, middle: dict[str, float], floored: bool) -> dict[str, float]:
@@ -171,12 +174,10 @@ def _intervals(
     problem: _Problem,
     best: Numbers,
     predicted: Numbers,
-    noise: tuple[float, int] | None,
+    noise: tuple[float, int],
     middle: dict[str, float],
 ) -> dict[str, tuple[float, float]]:
     """From fits to points that are drawn around the law; the fewer points tell the noise, the less sure is its size."""
-    if noise is None:
-        return {}
     deviation, free = noise
     random = np.random.default_rng(0)
     drawn: dict[str, list[float]] = {}
