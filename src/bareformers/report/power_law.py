@@ -36,7 +36,8 @@ class Law(Schema):
     Attributes:
         form: `power`, `floored` (above an irreducible loss) or `joint`.
         values: `A` and `alpha` of parameters, `B` and `beta` of tokens, `E`, as far as the form has them.
-        intervals: of `alpha`, `beta` and `E` what 95 of 100 repetitions would give; empty where no law holds or nothing tells.
+        intervals: of `alpha`, `beta` and `E` what 95 of 100 repetitions would give; empty where it does not hold or
+            nothing tells.
         explained: share of the variance of log loss between the points.
         error: root of the mean squared difference between the logarithms of points and law.
     """
