@@ -35,11 +35,13 @@ FLOORS = {
     "execution": 7,
     "run": 8,
     "distillation": 8,
+    "distribution": 8,
     "reduction": 8,
     "export": 8,
     "inspection": 8,
     "scan_and_snap": 8,
     "matrix": 8,
+    "sweep": 9,
     "transfer": 9,
     "cli": 10,
 }

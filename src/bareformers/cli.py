@@ -64,11 +64,14 @@ def is_disk_full(error: Exception) -> bool:
 
 CARRIED_OUT = {
     "comparison": "bareformers.run",
+    "sweep": "bareformers.sweep",
     "transfer": "bareformers.transfer",
     "scan_and_snap": "bareformers.scan_and_snap",
     "matrix": "bareformers.matrix",
 }
 """The module whose `run` carries out a kind of recipe."""
+SPREAD = ("comparison", "sweep")
+"""The kinds of recipe whose runs do not wait for each other."""
 
 Folder = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart/gaussian/seed0.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to the recipe, as key.sub=value.")]
@@ -79,14 +82,29 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to the reci
 def run(
     recipe: Annotated[Path, typer.Argument(help="A recipe (YAML); see the folder recipes/.")],
     overrides: Overrides = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            help="Where runs are carried out, several at once: ray for this machine, or the address of a ray cluster, "
+            "as in head:6379. By default here, one by one."
+        ),
+    ] = None,
 ) -> None:
     """Train the variants of a recipe, measure them, and write the report. Given again, it goes on where it stopped."""
     from bareformers.recipe import load
 
     loaded = load(recipe, overrides)
+    if on is not None and loaded.kind not in SPREAD:
+        raise InputError(f"--on is for recipes of kind {' or '.join(SPREAD)}, not {loaded.kind}; leave it out")
     prepare()
+    where: dict[str, Any] = {}
+    if on is not None:
+        from bareformers import distribution
+
+        where["carry"] = distribution.carrier(on)
+    options = [] if on is None else ["--on", on]
     carried_out = importlib.import_module(CARRIED_OUT[loaded.kind]).run(
-        loaded, written("run", recipe, overrides), log=say
+        loaded, written("run", recipe, overrides, options), log=say, **where
     )
     show(carried_out, loaded.folder)
 
@@ -206,9 +224,9 @@ def prepare() -> None:
     keep_freed_memory()
 
 
-def written(verb: str, recipe: Path, overrides: list[str] | None) -> str:
+def written(verb: str, recipe: Path, overrides: list[str] | None, options: Sequence[str] = ()) -> str:
     """The command that the user gave."""
-    return shlex.join(["bareformers", verb, str(recipe), *(overrides or [])])
+    return shlex.join(["bareformers", verb, str(recipe), *(overrides or []), *options])
 
 
 def say(sentence: str) -> None:
@@ -236,7 +254,7 @@ def show(found: Document, folder: Path, said: str = "") -> None:
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a comparison or benchmark, such as runs/quickstart.")],
 ) -> None:
-    """Build report.html again from the files of a comparison or benchmark (no torch needed)."""
+    """Build report.html again from the files of a comparison, sweep or benchmark (no torch needed)."""
     from bareformers.report.kinds import SHOWN
     from bareformers.report.result import kind_of
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,24 @@ TIMED_BATCHES = 3  # a call, when training is timed
 
 Maker = Callable[[Run, TaskData, Log], dict[str, Any]]
 """Leaves the model of a run in its folder, and returns its budget."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A run that is to be carried out.
+
+    Attributes:
+        data: what it reads.
+        make: leaves the model in its folder and says what that took.
+    """
+
+    run: Run
+    data: TaskData
+    make: Maker
+
+
+Carrier = Callable[[Sequence[Job], Log], None]
+"""Carries out jobs, as far as that is not done: `one_by_one`, or on many machines."""
 
 
 @contextmanager
@@ -80,6 +99,12 @@ def carry_out(each: Run, data: TaskData, log: Log, make: Maker) -> None:
     result.cost = measure_cost(model, each, data)
     result.save(each.result_file)
     note(", ".join(f"{name} {measure.value:.4g}" for name, measure in result.quality.items()))
+
+
+def one_by_one(jobs: Sequence[Job], log: Log) -> None:
+    """Carry out jobs in their order, in this process."""
+    for job in jobs:
+        carry_out(job.run, job.data, log, job.make)
 
 
 def fit(each: Run, model: Any, data: TaskData, note: Log, objective: Objective | None = None) -> None:

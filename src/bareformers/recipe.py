@@ -6,6 +6,7 @@ classes are known (`registry.options`, `BareConfig.from_recipe`). All other keys
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal, get_args
@@ -71,6 +72,9 @@ class Task(Section):
     vocab_size: Count = 8000  # of the BPE tokenizer, trained on the training side only; recall has its data's words
     max_length: Annotated[int, Field(ge=2)] = 128  # tokens of a packed block, or of the longest sentence or sequence
     too_long: Literal["drop", "cut", "error"] = "drop"  # pairs and labelled texts beyond max_length, counted
+    share: Annotated[float, Field(gt=0, le=1)] = (
+        1.0  # of the training side that is learnt from; the tokenizer reads all
+    )
     mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15  # masked_language_modelling: of the tokens of a block
     patch: Count | None = None  # image_classification: pixels on a side of what becomes a position
     shift: Annotated[int, Field(ge=0)] = 0  # image_classification: the most that training images are moved, in pixels
@@ -207,7 +211,7 @@ def _start(value: Any) -> Any:
 class Named(Section):
     """What every recipe says, whatever is carried out."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,=+-]*$")]
     description: str = ""
     output: str = ""  # folder; runs/<name> by default
 
@@ -306,6 +310,134 @@ def _changed(training: Training, changes: Any, variant: str, section: str) -> Tr
     merged = OmegaConf.to_container(OmegaConf.merge(training.model_dump(), changes))
     changed: Training = validated(Training, merged, f"variants.{variant}.{section}")
     return changed
+
+
+DATA_KEYS = ("share", "tokens")
+"""Keys of a sweep that say how much is learnt from."""
+SIZE_KEYS = ("sizes", "hidden_size", "num_hidden_layers", "num_encoder_layers", "intermediate_size")
+"""Keys of a sweep that say how large a model is; all others part the points into settings."""
+
+
+class Sweep(Recipe):
+    """A comparison at every point of a grid: what grows, and the values that it takes."""
+
+    kind: Literal["sweep"] = "sweep"  # type: ignore[assignment]
+    # Fields of the model, task.max_length, task.share, or tokens, the budget: lists of values. Or sizes, for what
+    # grows together: {small: {hidden_size: 64, num_attention_heads: 2}, ...}, with learning_rate where it is to follow.
+    sweep: dict[str, list[bool | int | float | str] | dict[str, dict[str, Any]]]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _budgeted(cls, given: Any) -> Any:
+        """The budget of a sweep over tokens is the largest of them."""
+        swept, training = (given.get(key) if isinstance(given, dict) else None for key in ("sweep", "training"))
+        if not isinstance(swept, dict) or not isinstance(training, dict) or not isinstance(swept.get("tokens"), list):
+            return given
+        counts = [_number(count) for count in swept["tokens"]]
+        if not counts or not all(isinstance(count, int) for count in counts):
+            raise ValueError(f"sweep.tokens is a list of budgets, as in tokens: [500k, 2M], not {swept['tokens']!r}")
+        largest = {"tokens": max(counts)}
+        said = training.get("budget") or {}
+        if said and (not isinstance(said, dict) or {key: _number(said[key]) for key in said if said[key]} != largest):
+            raise ValueError("sweep.tokens is the budget, so training.budget would do nothing; leave one of them out")
+        return {**given, "sweep": {**swept, "tokens": counts}, "training": {**training, "budget": largest}}
+
+    @model_validator(mode="after")
+    def _grid(self) -> Sweep:
+        if not self.sweep:
+            raise ValueError("sweep says what grows, as in sweep: {hidden_size: [64, 128]}")
+        for key, values in self.sweep.items():
+            if (key == "sizes") != isinstance(values, dict):
+                instead = "a mapping of names to sizes" if key == "sizes" else "a list of values"
+                raise ValueError(f"sweep.{key} is {instead}, not {values!r}")
+            if not values or isinstance(values, list) and len(set(values)) < len(values):
+                raise ValueError(f"sweep.{key} needs at least one value, and none twice")
+        if all(key in self.sweep for key in DATA_KEYS):
+            raise ValueError("sweep.share and sweep.tokens both say how much is learnt from; leave one of them out")
+        _names(self.sizes or {"none": {}}, "size")
+        own = [set(size) for size in self.sizes.values()]
+        if lacking := {key for keys in own for key in keys if not all(key in other for other in own)}:
+            raise ValueError(f"sizes say the same keys, and not all of them say {sorted(lacking)[0]}")
+        return self
+
+    @property
+    def sizes(self) -> dict[str, dict[str, Any]]:
+        """What `sizes` says, by name."""
+        found = self.sweep.get("sizes", {})
+        assert isinstance(found, dict)
+        return found
+
+    @property
+    def swept(self) -> list[str]:
+        """All keys that differ between points, those of sizes too."""
+        return [key for key in self.sweep if key != "sizes"] + list(next(iter(self.sizes.values()), {}))
+
+    def check(self) -> None:
+        super().check()
+        inside = [key for key in next(iter(self.sizes.values()), {}) if key in self.sweep]
+        if inside:
+            raise InputError(f"sweep.{inside[0]} is also in sweep.sizes; say it in one of them")
+        for key in self.swept:
+            places = {"model": self.model, **{f"variants.{name}": given for name, given in self.variants.items()}}
+            if key == "learning_rate":
+                places = {
+                    f"variants.{name}.training": given.get("training") or {} for name, given in self.variants.items()
+                }
+            if said := [place for place, given in places.items() if key in given]:
+                raise InputError(
+                    f"{key} is in the sweep, which would do nothing where {said[0]}.{key} says it; leave one out"
+                )
+            if key in ("max_length", "share") and getattr(self.task, key) != Task.model_fields[key].default:
+                raise InputError(f"{key} is in the sweep, so task.{key} would do nothing; leave it out")
+        self.points()
+
+    def grid(self) -> list[dict[str, Any]]:
+        """What each point says of the keys of the sweep; of sizes the name."""
+        return [dict(zip(self.sweep, chosen, strict=True)) for chosen in product(*self.sweep.values())]
+
+    def points(self) -> dict[str, Recipe]:
+        """The comparison at each point of the grid, by its name, which is that of its folder too."""
+        return {_point_name(values): self._point(values) for values in self.grid()}
+
+    def _point(self, values: dict[str, Any]) -> Recipe:
+        name = _point_name(values)
+        flat = {key: value for key, value in values.items() if key != "sizes"} | self.sizes.get(
+            values.get("sizes", ""), {}
+        )
+        task = {key: flat.pop(key) for key in ("max_length", "share") if key in flat}
+        training = {"learning_rate": flat.pop("learning_rate")} if "learning_rate" in flat else {}
+        if "tokens" in flat:
+            training["budget"] = {"tokens": flat.pop("tokens")}
+        own = self.model_dump(mode="json", exclude={"kind", "sweep"})
+        given = {
+            **own,
+            "name": name,
+            "description": " ".join(filter(None, (f"A point of the sweep {self.name}.", self.description))),
+            "output": str(self.folder / name),
+            "task": {**own["task"], **task},
+            "model": {**self.model, **flat},
+            "training": {**own["training"], **training},
+        }
+        point: Recipe = validated(Recipe, given, f"the point {name}")
+        return point
+
+
+def _point_name(values: dict[str, Any]) -> str:
+    """`small,share=0.5`, `hidden_size=64,tokens=2M`."""
+
+    def written(key: str, value: Any) -> str:
+        said = _short(value) if key == "tokens" else f"{value:g}" if isinstance(value, float) else str(value)
+        return said if key == "sizes" else f"{key}={said}"
+
+    return ",".join(written(key, value) for key, value in values.items())
+
+
+def _short(count: int) -> str:
+    """2,000,000 -> `2M`."""
+    for suffix, size in reversed(SUFFIXES.items()):
+        if count % size == 0:
+            return f"{count / size:.0f}{suffix}"
+    return str(count)
 
 
 class General(Section):
@@ -574,6 +706,7 @@ class MatrixRecipe(Named):
 
 RECIPES: dict[str, type[Named]] = {
     "comparison": Recipe,
+    "sweep": Sweep,
     "transfer": Transfer,
     "scan_and_snap": ScanAndSnapRecipe,
     "matrix": MatrixRecipe,

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from bareformers.assessment import MODELS
 from bareformers.data.tasks import TaskData
 from bareformers.errors import InputError
-from bareformers.execution import budget, carry_out, check_unfreezing, compare, fit, fresh, hollow, resumable
+from bareformers.execution import (
+    Carrier,
+    Job,
+    budget,
+    check_unfreezing,
+    compare,
+    fit,
+    fresh,
+    hollow,
+    one_by_one,
+    resumable,
+)
 from bareformers.measure import cost
 from bareformers.models import BareConfig
 from bareformers.recipe import Recipe, Start, Task, Training
@@ -18,29 +30,40 @@ from bareformers.training.ledger import saved
 from bareformers.variants import common_tokenizer, configure, describe, is_floor
 
 
-def run(recipe: Recipe, command: str, log: Log = print) -> Comparison:
+def run(recipe: Recipe, command: str, log: Log = print, carry: Carrier = one_by_one) -> Comparison:
     """Carry out `recipe` in its folder, and return what was measured.
 
     Args:
         command: what the user typed, for the report and for resuming.
         log: takes sentences about what is going on.
+        carry: carries out the single runs.
     """
     import_plugins(recipe.plugins)
+    data = read(recipe)
+    for note in data.notes:
+        log(note)
+    runs = expand(recipe, data)
+    begin(recipe, runs)
+    with resumable(command):
+        carry([Job(each, data, train) for each in runs], log)
+        return compare(recipe, runs, data, command, log)
+
+
+def read(recipe: Recipe) -> TaskData:
+    """What the runs of a recipe learn from, with the tokenizer of those that they start from."""
     tokenizer = common_tokenizer(recipe)
     data = load_data(recipe.data, recipe.task, tokenizer)
     if tokenizer is not None:
         size = f"{len(tokenizer):,} tokens"
         said = f"The tokenizer, of {size}, is that of the runs that this starts from; vocab_size is not read."
         data = replace(data, notes=(*data.notes, said))
-    for note in data.notes:
-        log(note)
-    runs = expand(recipe, data)
+    return data
+
+
+def begin(recipe: Recipe, runs: Sequence[Run]) -> None:
+    """Make the folders of all runs; an `InputError` where one of them holds something else."""
     dumped = recipe.model_dump(mode="json")
     claim(recipe, {key: dumped[key] for key in ("kind", "data", "task", "model", "start_from")}, runs)
-    with resumable(command):
-        for each in runs:
-            carry_out(each, data, log, train)
-        return compare(recipe, runs, data, command, log)
 
 
 def expand(recipe: Recipe, data: TaskData) -> list[Run]:

@@ -57,10 +57,12 @@ class Run:
     recipe: dict[str, Any]
     outcome: str = "result.json"  # the file that is written last
     floor: bool = False
+    point: str = ""  # of a sweep
 
     @property
     def label(self) -> str:
-        return f"{self.variant} seed {self.seed}"
+        run = f"{self.variant} seed {self.seed}"
+        return f"{self.point}: {run}" if self.point else run
 
     @property
     def result_file(self) -> Path:
@@ -314,6 +316,7 @@ def prepared(corpus: Corpus, task: Task, tokenizer: Any = None) -> TaskData:
         mask_share=task.mask_share,
         patch=task.patch,
         shift=task.shift,
+        share=task.share,
     )
 
 

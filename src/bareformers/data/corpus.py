@@ -208,6 +208,25 @@ class Corpus:
             unlabelled=tuple(item.text for index, item in enumerate(items) if index not in found),
         )
 
+    def less(self, share: float) -> Corpus:
+        """The same with so much of the text of the training side, chosen by hash; the other sides stay.
+
+        What a smaller share reads is among what a larger one reads.
+        """
+        if share == 1:
+            return self
+        items = [(_key(item), _size(item)) for item in self.train]
+        texts = [(sha256(text.encode()).digest(), len(text)) for text in self.unlabelled]
+        kept, kept_texts = _first_by_hash(items, share), _first_by_hash(texts, share)
+        read = f"{len(kept):,} of {counted(len(items), NOUNS[self.kind])}"
+        said = f"Of the training side, {100 * share:g} % is read: {read}, chosen by hash."
+        return replace(
+            self,
+            train=tuple(self.train[index] for index in kept),  # type: ignore[arg-type]
+            notes=(*self.notes, said),
+            unlabelled=tuple(self.unlabelled[index] for index in kept_texts),
+        )
+
     def documents(self) -> Corpus:
         """Labelled texts as documents: their labels are not read, and those that have none count too."""
         sides = [tuple(texts_of(item)[0] for item in cast(tuple[Item, ...], getattr(self, part))) for part in PARTS]
@@ -335,6 +354,28 @@ def _stripped(item: Item) -> Item:
 
 def _filled(item: Item) -> bool:
     return all(text.strip() for text in texts_of(item))
+
+
+def _key(item: Item | WordSequence) -> bytes:
+    """Decides when an item comes, whatever the others are."""
+    texts = item.words if isinstance(item, WordSequence) else texts_of(item)
+    return sha256("\n".join(texts).encode()).digest()
+
+
+def _size(item: Item | WordSequence) -> int:
+    """How much there is to read in an item, in characters or words; equal for images of one size."""
+    return len(item.words) if isinstance(item, WordSequence) else sum(map(len, texts_of(item)))
+
+
+def _first_by_hash(items: Sequence[tuple[bytes, int]], share: float) -> list[int]:
+    """The first of (key, size) in the order of their keys that hold `share` of all, by number in their own order."""
+    left, found = share * sum(size for _, size in items), list[int]()
+    for index in sorted(range(len(items)), key=lambda index: (items[index][0], index)):
+        if left <= 0:
+            break
+        found.append(index)
+        left -= items[index][1]
+    return sorted(found)
 
 
 def _first(item: Item) -> str:

@@ -182,7 +182,7 @@ def page(comparison: Comparison, runs: Runs) -> str:
         signatures=sorted({variant.signature for variant in comparison.variants if variant.signature}),
         budget=_budget(comparison),
         problems=runs.problems,
-        recipe=_yaml(comparison.recipe),
+        recipe=as_yaml(comparison.recipe),
     )
 
 
@@ -498,7 +498,8 @@ def day(created: str) -> str:
     return f"{moment.day} {moment:%B %Y}"
 
 
-def _yaml(recipe: dict[str, Any]) -> str:
+def as_yaml(recipe: dict[str, Any]) -> str:
+    """A recipe as its author may have written it."""
     import yaml
 
     return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100) if recipe else ""

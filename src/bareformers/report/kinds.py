@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from bareformers.report import benchmark, html, matrix, scan_and_snap, table, verdict
+from bareformers.report import benchmark, html, matrix, scale, scan_and_snap, table, verdict
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ SHOWN = {
     "": Shown(lambda found: [table.table(found)], verdict.verdict, html.build),
     "benchmark": Shown(benchmark.tables, lambda found: "", benchmark.build),
     "scan_and_snap": Shown(lambda found: [scan_and_snap.table(found)], scan_and_snap.verdict, scan_and_snap.build),
+    "sweep": Shown(lambda found: [scale.table(found)], scale.verdict, scale.build),
     "matrix": Shown(lambda found: [matrix.table(found)], matrix.verdict, matrix.build),
 }
 """By the `kind` in `result.json`; a comparison says none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bareformers.report.result import Compared
@@ -40,17 +41,25 @@ class Look:
 
 
 def looks(comparison: Compared) -> dict[str, Look]:
-    """The look of each variant by name. Beyond eight coloured variants the hues come again with another marker."""
+    """The look of each variant by name."""
+    return looks_of({variant.name: variant.floor for variant in comparison.variants}, comparison.baseline)
+
+
+def looks_of(variants: Mapping[str, bool], baseline: str) -> dict[str, Look]:
+    """The look of each of `variants`, given with whether it is a floor.
+
+    Beyond eight coloured ones the hues come again with another marker.
+    """
     found: dict[str, Look] = {}
     coloured = floors = 0
-    for variant in comparison.variants:
-        if variant.name == comparison.baseline:
-            found[variant.name] = Look("ink", "s")
-        elif variant.floor:
-            found[variant.name] = Look("floor", ("X", "P", "*")[floors % 3])
+    for name, is_floor in variants.items():
+        if name == baseline:
+            found[name] = Look("ink", "s")
+        elif is_floor:
+            found[name] = Look("floor", ("X", "P", "*")[floors % 3])
             floors += 1
         else:
-            found[variant.name] = Look(_HUES[coloured % len(_HUES)], _MARKERS[coloured // len(_HUES) % len(_MARKERS)])
+            found[name] = Look(_HUES[coloured % len(_HUES)], _MARKERS[coloured // len(_HUES) % len(_MARKERS)])
             coloured += 1
     return found
 

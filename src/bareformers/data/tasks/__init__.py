@@ -30,6 +30,7 @@ def prepare(
     mask_share: float = 0.15,
     patch: int | None = None,
     shift: int = 0,
+    share: float = 1.0,
 ) -> TaskData:
     """Train the tokenizer on the training side, unless one is given, and encode all three sides.
 
@@ -50,6 +51,7 @@ def prepare(
         patch: of `image_classification`, pixels on a side of what becomes a position; but for the corpus and `shift`,
             nothing else is read for it.
         shift: pixels that training images are moved at the most, anew in every epoch.
+        share: of the training side that is encoded, chosen by hash; the tokenizer learns from all of it.
 
     Raises:
         InputError: corpus and task do not fit, a size is too small or too large, a pair or text is too long under
@@ -68,7 +70,7 @@ def prepare(
             f"{task} needs {NOUNS[KINDS[task]]}s and the source gives {NOUNS[corpus.kind]}s: write task.name: {others}"
         )
     if task == "image_classification":
-        return images.prepare(corpus, patch, shift)
+        return images.prepare(corpus.less(share), patch, shift)
     if max_length < (least := 3 if task == "classification" else 2):
         raise InputError(f"max_length {max_length} leaves nothing to predict: write {least} or more")
     if tokenizer is None and task == "recall":
@@ -76,6 +78,7 @@ def prepare(
     elif tokenizer is None:
         tokenizer = train_tokenizer(training_texts(corpus), vocab_size, cache or cache_folder())
     does_without_end = task in ("classification", "masked_language_modelling") and has_frame(tokenizer)
+    corpus = corpus.less(share)
     if tokenizer.eos_token_id is None and not does_without_end:
         raise InputError(f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token: give it an eos_token")
     if task == "language_modelling":
