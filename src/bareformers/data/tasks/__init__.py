@@ -30,6 +30,7 @@ def prepare(
     mask_share: float = 0.15,
     patch: int | None = None,
     shift: int = 0,
+    decoder_only: bool = False,
 ) -> TaskData:
     """Train the tokenizer on the training side, unless one is given, and encode all three sides.
 
@@ -50,6 +51,7 @@ def prepare(
         patch: of `image_classification`, pixels on a side of what becomes a position; but for the corpus and `shift`,
             nothing else is read for it.
         shift: pixels that training images are moved at the most, anew in every epoch.
+        decoder_only: whether pairs become `</s> source </s> target </s>`, of which the target is predicted.
 
     Raises:
         InputError: corpus and task do not fit, a size is too small or too large, a pair or text is too long under
@@ -86,7 +88,7 @@ def prepare(
         return classification.prepare(corpus, tokenizer, max_length, too_long)
     if task == "recall":
         return recall.prepare(corpus, tokenizer, max_length)
-    return translation.prepare(corpus, tokenizer, max_length, too_long)
+    return translation.prepare(corpus, tokenizer, max_length, too_long, task, decoder_only)
 
 
 def training_texts(corpus: Corpus) -> Iterator[str]:
