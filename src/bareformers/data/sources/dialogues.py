@@ -89,7 +89,7 @@ class Dialogues:
             found += [(said, pair) for pair in self._replies(turns)]
         if not found:
             raise InputError(f"{path} has no dialogue of two turns or more: write {END} behind every turn of a line")
-        notes.append(f"Read {counted(count, 'dialogue')} from {path}: {len(found):,} turns with one before them.")
+        notes.append(f"Read {counted(count, 'dialogue')} from {path}, which make {counted(len(found), 'pair')}.")
         if empty:
             notes.append(f"Removed {counted(empty, 'empty turn')}.")
         if alone:
