@@ -160,6 +160,7 @@ def test_replies_in_batches_are_those_one_by_one(alone, beams):
     folder, model, data, _ = alone
     settings = {"max_sentences": None, "batch_tokens": 400, "beams": beams, "length_penalty": 1.0}
     together, _ = assessment.decoded(model, data, settings, 8)
+    assert any(each.output for each in together)
     prompts = prompts_of(data.test)
     assert len(set(prompts.lengths)) > 2
     for index, output in enumerate(together):

@@ -244,10 +244,13 @@ def two_steps(path: Path, folder: Path) -> list[str]:
         stems = [given[part] for part in ("train", "validation", "test") if given[part] is not None]
         root = write_parallel(folder / "pairs", (given["source"], given["target"]), stems)
         overrides.append(f"data.root={root}")
-    elif data["name"] in ("python_stdlib", "docstrings"):
+    elif data["name"] == "python_stdlib":
         overrides.append("data.max_files=12")
+    elif data["name"] == "docstrings":
+        overrides += ["data.max_files=12", "task.max_length=24", "task.too_long=cut", "model.num_hidden_layers=1"]
     elif data["name"] == "dialogues":
         overrides += [f"data.{side}={write_dialogues(folder / f'{side}.txt')}" for side in ("train", "test")]
+        overrides.append("model.num_hidden_layers=1")
     elif data["name"] == "text":
         overrides += ["data.train=null", "data.validation=null", "data.test=null", "data.documents=paragraphs"]
         overrides.append(f"data.path={write_text(folder / 'text.txt')}")
