@@ -411,7 +411,7 @@ def test_a_language_model_does_not_translate(documents, capsys):
 
 def test_a_translation_model_does_not_continue(pairs, capsys):
     sentence = tiny.command(capsys, "generate", run_of(pairs), "--prompt", "ein").sentence
-    assert "holds a translation model; use `bareformers translate`" in sentence
+    assert "holds a model that writes targets for sources; use `bareformers translate`" in sentence
 
 
 def test_more_tokens_than_the_model_was_trained_on(documents, capsys):

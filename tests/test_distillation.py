@@ -374,7 +374,7 @@ def test_distill(teacher, tmp_path, capsys):
         ("match_maps=1", "match_maps would do nothing: no student learns a map where the teacher has one"),
         ("task={name: language_modelling}", "is a BareForSeq2SeqLM, which is no model for language_modelling"),
         ("task.max_lenght=20", "task: unknown key 'max_lenght'; did you mean 'max_length'"),
-        ("task.max_length=99", "task.max_length 99 is more than the 32 positions of the teacher"),
+        ("task.max_length=99", "task.max_length 99 needs 99 positions, and the teacher has 32"),
         ("data.name=txet", "unknown source 'txet'"),
         ("plugins=[nowhere_at_all]", "plugin 'nowhere_at_all' cannot be imported"),
     ],

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from bareformers import registry
 from bareformers.data.batching import evaluation_batches
-from bareformers.data.examples import IGNORED, Example, Examples, Ids, Images
+from bareformers.data.examples import IGNORED, Collate, Example, Examples, Ids, Images, prompts_of
 from bareformers.data.tasks import TaskData, end_of
 from bareformers.errors import InputError
 from bareformers.measure import quality
@@ -79,15 +79,50 @@ def evaluate_language(model: Any, data: TaskData, settings: dict[str, Any]) -> E
 def evaluate_translation(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
     """Beam search scored against the references, and likelihood."""
     found = held_out_likelihood(model, data, settings)
-    outputs, num_unfinished = translations(model, data, settings)
-    translated = quality.translation_scores([each.output for each in outputs], [each.reference for each in outputs])
+    outputs, num_unfinished = decoded(model, data, settings, quality.room(model.config) - 1)
+    scores, signature = overlap(outputs, references_of(held_out(data))[: len(outputs)])
+    remarks = [f"{num_unfinished} of {len(outputs)} translations ran to the maximum length"] if num_unfinished else []
+    return {**scores, **likelihood_scores(found)}, signature, outputs[: settings["samples"]], remarks
+
+
+def evaluate_answers(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
+    """Beam search, no further than the longest target of the training side: overlap, variety, and likelihood."""
+    found = held_out_likelihood(model, data, settings)
+    longest = min(int(data.train.label_tokens.max()), quality.room(model.config))
+    outputs, num_unfinished = decoded(model, data, settings, longest)
+    texts, references = [each.output for each in outputs], references_of(held_out(data))[: len(outputs)]
+    scores, signature = overlap(outputs, references)
+    rouge = quality.rouge(texts, references)
     scores = {
-        "bleu": Measure(value=translated.bleu, unit="BLEU", better="higher"),
-        "chrf": Measure(value=translated.chrf, unit="chrF", better="higher"),
+        "rouge_l": Measure(value=rouge.pop("rouge_l"), unit="%", better="higher"),
+        **{name: Measure(value=value, unit="%", better="higher") for name, value in rouge.items()},
+        **scores,
+        **{name: Measure(value=value, unit="%") for name, value in quality.distinct(texts).items()},
+        **{
+            f"{name}_references": Measure(value=value, unit="%")
+            for name, value in quality.distinct(first for first, *_ in references).items()
+        },
         **likelihood_scores(found),
     }
-    remarks = [f"{num_unfinished} of {len(outputs)} translations ran to the maximum length"] if num_unfinished else []
-    return scores, translated.signature, outputs[: settings["samples"]], remarks
+    headline = ASSESSMENTS[data.task].headline
+    remarks = [f"{num_unfinished} of {len(outputs)} outputs ran to {longest} tokens"] if num_unfinished else []
+    samples = [outputs[index] for index in spaced(len(outputs), settings["samples"])]
+    return {headline: scores[headline], **scores}, signature, samples, remarks
+
+
+def overlap(outputs: Sequence[Output], references: Sequence[Sequence[str]]) -> tuple[dict[str, Measure], str]:
+    """BLEU and chrF, and sacreBLEU's signature."""
+    found = quality.translation_scores([each.output for each in outputs], references)
+    scores = {
+        "bleu": Measure(value=found.bleu, unit="BLEU", better="higher"),
+        "chrf": Measure(value=found.chrf, unit="chrF", better="higher"),
+    }
+    return scores, found.signature
+
+
+def references_of(examples: Examples) -> list[tuple[str, ...]]:
+    """Of pairs, all right targets of each."""
+    return [texts[1:] for texts in examples.texts]
 
 
 def evaluate_recall(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
@@ -138,8 +173,9 @@ def evaluate_classification(model: Any, data: TaskData, settings: dict[str, Any]
         "loss": Measure(value=found.likelihood.loss, unit=f"nats/{noun}", better="lower"),
     }
     outputs = [
-        Output(*examples.texts[index], data.labels[found.guessed[index]], shown(examples, index))
+        Output(text, label, data.labels[found.guessed[index]], shown(examples, index))
         for index in spaced(len(examples), settings["samples"])
+        for text, label in (examples.texts[index],)
     ]
     return scores, None, outputs, []
 
@@ -164,24 +200,27 @@ def likelihood_scores(found: quality.Likelihood) -> dict[str, Measure]:
     }
 
 
-def translations(model: Any, data: TaskData, settings: dict[str, Any]) -> tuple[list[Output], int]:
-    """Beam search over the test side, and how many outputs ran to the maximum length without ending."""
-    examples = held_out(data)
+def decoded(model: Any, data: TaskData, settings: dict[str, Any], most: int) -> tuple[list[Output], int]:
+    """Beam search over the test side, and how many outputs ran to `most` tokens without ending."""
+    examples, collate = held_out(data), data.collate
+    if data.decoder_only:
+        examples, collate = prompts_of(examples), replace(cast(Collate, collate), padding_side="left")
     count = min(settings["max_sentences"] or len(examples), len(examples))
     rows = (
-        (indices, data.collate([examples[index] for index in indices]))
+        (indices, collate([examples[index] for index in indices]))
         for indices in evaluation_batches(examples.lengths[:count], settings["batch_tokens"])
     )
-    decoded = quality.decode(
+    found = quality.decode(
         model,
         data.tokenizer,
         rows,
-        max_new_tokens=model.config.max_position_embeddings - 1,
+        max_new_tokens=most,
         beams=settings["beams"],
         length_penalty=settings["length_penalty"],
     )
-    outputs = [Output(*examples.texts[index], text.strip()) for index, text in enumerate(decoded.texts)]
-    return outputs, decoded.num_unfinished
+    texts = zip(examples.texts, found.texts, strict=False)
+    outputs = [Output(source, reference, output.strip()) for (source, reference, *_), output in texts]
+    return outputs, found.num_unfinished
 
 
 def continuations(model: Any, data: TaskData, settings: dict[str, Any]) -> list[Output]:
@@ -194,11 +233,11 @@ def continuations(model: Any, data: TaskData, settings: dict[str, Any]) -> list[
     for index in whole[spaced(len(whole), settings["samples"])].tolist():
         ids = [int(token) for token in examples[index]["input_ids"][: half + length]]
         prompt = torch.tensor([ids[:half]])
-        decoded = quality.decode(model, data.tokenizer, [([0], {"input_ids": prompt})], max_new_tokens=length)
+        written = quality.decode(model, data.tokenizer, [([0], {"input_ids": prompt})], max_new_tokens=length)
         prompt_text, reference = (
             str(data.tokenizer.decode(part, skip_special_tokens=True)) for part in (ids[:half], ids[half:])
         )
-        found.append(Output(prompt_text, reference, decoded.texts[0]))
+        found.append(Output(prompt_text, reference, written.texts[0]))
     return found
 
 
@@ -228,7 +267,7 @@ class Assessment:
     """Which model a task has, and how it is judged and shown.
 
     Attributes:
-        model: its class.
+        model: its class; pairs that are `decoder_only` have another, see `MODELS`.
         headline: the quality that ranks the variants, of those that `evaluate` gives.
         evaluate: as the function of that name, for this task.
         samples: what `samples.json` calls the outputs; the report shows them accordingly.
@@ -243,13 +282,6 @@ class Assessment:
     map_tokens: int = 24
     counted: str = "tokens"
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """The roles that mixers have in the model."""
-        if self.model is BareForCausalLM:
-            return ("decoder",)
-        return registry.ROLES if self.model is BareForSeq2SeqLM else ("encoder",)
-
 
 ASSESSMENTS = {
     "language_modelling": Assessment(BareForCausalLM, "bits_per_byte", evaluate_language, "generation"),
@@ -257,6 +289,8 @@ ASSESSMENTS = {
         BareForMaskedLM, "loss", evaluate_masked, "filling", counted="masked tokens"
     ),
     "translation": Assessment(BareForSeq2SeqLM, "bleu", evaluate_translation, "translation"),
+    "summarisation": Assessment(BareForSeq2SeqLM, "rouge_l", evaluate_answers, "answers"),
+    "dialogue": Assessment(BareForSeq2SeqLM, "loss", evaluate_answers, "answers"),
     "classification": Assessment(
         BareForSequenceClassification, "accuracy", evaluate_classification, "classification", counted="texts"
     ),
@@ -266,12 +300,23 @@ ASSESSMENTS = {
     # Queries stand at the end of a sequence.
     "recall": Assessment(BareForCausalLM, "accuracy", evaluate_recall, "recall", map_tokens=64),
 }
-MODELS = {task: each.model for task, each in ASSESSMENTS.items()}
+MODELS: dict[str, type[PreTrainedModel]] = {
+    **{task: each.model for task, each in ASSESSMENTS.items()},
+    "decoder_only": BareForCausalLM,
+}
+"""By the `form` of a task."""
+
+
+def roles_of(model: type[PreTrainedModel]) -> tuple[str, ...]:
+    """The roles that mixers have in a model of ours."""
+    if model is BareForCausalLM:
+        return ("decoder",)
+    return registry.ROLES if model is BareForSeq2SeqLM else ("encoder",)
 
 
 def is_causal(data: TaskData) -> bool:
     """Whether the model predicts the next token of its input, and so shifts its labels itself."""
-    return MODELS[data.task] is BareForCausalLM
+    return MODELS[data.form] is BareForCausalLM
 
 
 def write_samples(folder: Path, outputs: list[Output], data: TaskData) -> None:
@@ -303,7 +348,7 @@ def draw(model: Any, data: TaskData, take: Maps | None = None) -> dict[str, np.n
     inputs = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None].to(model.device)}
     if not model.config.is_encoder_decoder:
         stack = getattr(model, "stack", None)
-        roles = ASSESSMENTS[data.task].roles if stack is None else (stack.role,)
+        roles = roles_of(MODELS[data.form]) if stack is None else (stack.role,)
         return take(model, inputs, dict.fromkeys(roles, words(data, ids)))
     labels = example["labels"][:most]
     inputs["labels"] = torch.from_numpy(labels.astype(np.int64))[None].to(model.device)

@@ -283,10 +283,11 @@ def evaluate(
     scores, signature, _, remarks = assessment.evaluate(model, data, settings)
     for remark in remarks:
         print(remark, file=sys.stderr)
+    width = max(14, *map(len, scores))
     for name, measure in scores.items():
-        print(f"{name:14s} {measure.value:10.4f} {measure.unit}")
+        print(f"{name:{width}s} {measure.value:10.4f} {measure.unit}")
     if signature:
-        print(f"signature      {signature}")
+        print(f"{'signature':{width}s} {signature}")
 
 
 @app.command()
@@ -297,19 +298,19 @@ def translate(
         int | None,
         typer.Option(min=1, help="Width of beam search, 1 is greedy; by default what the run was scored with."),
     ] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Take all of standard input as one text.")] = False,
 ) -> None:
-    """Translate standard input, line by line."""
+    """Translate, summarise or answer standard input, line by line."""
     quiet()
     from bareformers import decoding, run_folder
 
     model, tokenizer = run_folder.load_model(folder)
-    if not model.config.is_encoder_decoder:
+    if not run_folder.reads_sources(folder, model):
         what = ("a language model", "generate") if model.can_generate() else ("a model that reads only", "evaluate")
         raise InputError(f"{folder} holds {what[0]}, which does not translate; use `bareformers {what[1]}`")
     settings = run_folder.settings_of(folder)
-    for line in decoding.translate(
-        model, tokenizer, read_lines(), beams or settings["beams"], settings["length_penalty"]
-    ):
+    texts = ["\n".join(read_lines())] if whole else read_lines()
+    for line in decoding.translate(model, tokenizer, texts, beams or settings["beams"], settings["length_penalty"]):
         print(line, flush=True)
 
 
@@ -327,8 +328,8 @@ def generate(
     from bareformers import decoding, run_folder
 
     model, tokenizer = run_folder.load_model(folder)
-    if model.config.is_encoder_decoder:
-        raise InputError(f"{folder} holds a translation model; use `bareformers translate`")
+    if run_folder.reads_sources(folder, model):
+        raise InputError(f"{folder} holds a model that writes targets for sources; use `bareformers translate`")
     text = prompt if prompt is not None else "\n".join(read_lines())
     print(decoding.generate(model, tokenizer, text, tokens, temperature, seed))
 

@@ -13,8 +13,9 @@ from bareformers.measure import quality
 
 
 def translate(model: Any, tokenizer: Any, sentences: Iterable[str], beams: int, length_penalty: float) -> Iterator[str]:
-    """Translations of sentences, one after the other; an empty line stays empty."""
-    limit = model.config.max_position_embeddings
+    """Translations of sentences, or other answers to texts, one after the other; an empty line stays empty."""
+    limit, end = quality.room(model.config), tokenizer.eos_token_id
+    before = [] if model.config.is_encoder_decoder else [end]
     for number, sentence in enumerate(sentences, 1):
         ids = tokenizer(sentence, add_special_tokens=False)["input_ids"] if sentence.strip() else []
         if len(ids) >= limit:
@@ -22,7 +23,7 @@ def translate(model: Any, tokenizer: Any, sentences: Iterable[str], beams: int, 
         if not ids:
             yield ""
             continue
-        inputs = torch.tensor([[*ids, tokenizer.eos_token_id]])
+        inputs = torch.tensor([[*before, *ids, end]])
         decoded = quality.decode(model, tokenizer, [([0], {"input_ids": inputs})], limit - 1, beams, length_penalty)
         yield decoded.texts[0].strip()
 

@@ -20,7 +20,16 @@ from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
 from bareformers import execution, pretrained, registry, run_folder
-from bareformers.assessment import ASSESSMENTS, MODELS, evaluate, is_causal, mixers_of, padded
+from bareformers.assessment import (
+    ASSESSMENTS,
+    MODELS,
+    evaluate,
+    held_out_likelihood,
+    is_causal,
+    likelihood_scores,
+    mixers_of,
+    padded,
+)
 from bareformers.data.examples import IGNORED
 from bareformers.data.tasks import TaskData
 from bareformers.errors import Diverged, InputError, unknown
@@ -159,15 +168,17 @@ def load_teacher(recipe: Distillation) -> Teacher:
             f"{folder} has no recipe.yaml that says what it was trained on; write {missing}: in the recipe"
         )
     task = validated(Task, asked, "task")
-    if MODELS[task.name] is not type(model):
+    if MODELS[task.form] is not type(model):
         raise InputError(f"the teacher in {folder} is a {type(model).__name__}, which is no model for {task.name}")
     if tokenizer is not None and len(tokenizer) != model.config.vocab_size:
         raise InputError(
             f"the teacher in {folder} has {model.config.vocab_size:,} tokens and its tokenizer {len(tokenizer):,}; "
             f"put the tokenizer into its folder that it was trained with"
         )
-    if tokenizer is not None and task.max_length > (limit := model.config.max_position_embeddings):
-        raise InputError(f"task.max_length {task.max_length} is more than the {limit} positions of the teacher")
+    if tokenizer is not None and task.positions > (limit := model.config.max_position_embeddings):
+        raise InputError(
+            f"task.max_length {task.max_length} needs {task.positions} positions, and the teacher has {limit}"
+        )
     source = pretrained.section_for(source, task.name)
     data = run_folder.load_data(source, task, tokenizer)
     known = tuple(map(str, (model.config.id2label or {}).values()))
@@ -479,8 +490,12 @@ class Scores:
         if key not in self.known:
             teacher, data = self.teacher.model, self.teacher.data
             model = assemble(teacher, with_parts(teacher.config, parts), {part: self.taught[part] for part in parts})
-            quality, *_ = evaluate(model, data, self.settings)
-            told = dict.fromkeys((ASSESSMENTS[data.task].headline, "loss"))
+            headline = ASSESSMENTS[data.task].headline
+            if headline == "loss":  # nothing has to be written for it
+                quality = likelihood_scores(held_out_likelihood(model, data, self.settings))
+            else:
+                quality, *_ = evaluate(model, data, self.settings)
+            told = dict.fromkeys((headline, "loss"))
             self.known[key] = {name: quality[name].model_dump(mode="json") for name in told}
             write_whole(self.file, json.dumps(self.known, indent=1) + "\n")
         return {name: Measure(**given) for name, given in self.known[key].items()}
@@ -517,7 +532,7 @@ def study(teacher: Teacher, rows: Sequence[Row], graded: Sequence[Sequence[dict[
     replaced = [{name: Measure.over_seeds([quality[name] for quality in seeds]) for name in whole} for seeds in others]
     data = teacher.data
     side = "test" if len(data.test) else "validation"
-    how = ", decoded greedily" if data.task == "translation" else ""
+    how = ", decoded greedily" if ASSESSMENTS[data.task].headline in ("bleu", "rouge_l") else ""
     return LayerStudy(
         headline=ASSESSMENTS[data.task].headline,
         settings=f"Scores of the {side} side{how}, of students as they were distilled, before any fine-tuning.",

@@ -19,13 +19,23 @@ import torch
 from torch import Tensor
 from transformers import set_seed
 
-from bareformers.assessment import ASSESSMENTS, MODELS, draw, evaluate, held_out, is_causal, padded, write_samples
+from bareformers.assessment import (
+    ASSESSMENTS,
+    MODELS,
+    draw,
+    evaluate,
+    held_out,
+    is_causal,
+    padded,
+    roles_of,
+    write_samples,
+)
 from bareformers.data.batching import BatchPlan
 from bareformers.data.tasks import TaskData
 from bareformers.errors import Diverged, InputError, Interrupted
 from bareformers.measure import cost, environment, quality, speed
 from bareformers.models import BareConfig, BareForSequenceClassification
-from bareformers.recipe import Start, Study, Training
+from bareformers.recipe import Start, Study, Task, Training
 from bareformers.report import html
 from bareformers.report.result import Comparison, Measure, RunResult, aggregate, write_csv
 from bareformers.run_folder import Log, Run, load_model, save_model
@@ -156,7 +166,7 @@ def check_unfreezing(each: Run, data: TaskData) -> None:
     if training.unfreezing == "none" or training.budget.minutes is not None:
         return
     plan = plan_of(training, data.train, each.seed)
-    depth = depths(name for name, _ in hollow(MODELS[data.task], each.config).named_parameters())
+    depth = depths(name for name, _ in hollow(MODELS[data.form], each.config).named_parameters())
     last = math.ceil(len(plan) / training.accumulate) - 1
     if count := num_frozen(plan, depth, last, training.accumulate):
         raise InputError(
@@ -245,7 +255,7 @@ def measure_cost(model: Any, each: Run, data: TaskData) -> dict[str, Measure]:
         "parameters_without_embeddings": Measure(value=bare, better="lower"),
     }
     if data.images is None:
-        length = min(each.recipe["task"]["max_length"], model.config.max_position_embeddings)
+        length = min(Task(**each.recipe["task"]).positions, model.config.max_position_embeddings)
         names = ("input_ids", "decoder_input_ids") if model.config.is_encoder_decoder else ("input_ids",)
         inputs = {name: torch.ones(1, length, dtype=torch.long, device=device) for name in names}
     else:
@@ -275,7 +285,8 @@ def time_variants(runs: Sequence[Run], data: TaskData, rounds: int, log: Log) ->
     results = {each: RunResult.load(each.result_file) for each in {run.variant: run for run in reversed(runs)}.values()}
     results = {each: result for each, result in results.items() if result.status == "finished"}
     task = ASSESSMENTS[data.task]
-    measures = ["train_tokens_per_second", *(["decode_tokens_per_second"] if "decoder" in task.roles else [])]
+    decodes = "decoder" in roles_of(MODELS[data.form])
+    measures = ["train_tokens_per_second", *(["decode_tokens_per_second"] if decodes else [])]
     if all(measures[-1] in result.speed for result in results.values()):
         return
     log(f"timing {len(results)} variants in turns")

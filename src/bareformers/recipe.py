@@ -29,6 +29,7 @@ from pydantic import (
 from bareformers.errors import InputError, nearest, unknown
 
 FILES = ("recipe.yaml", "result.json", "results.csv", "report.html", "layers.json")  # beside the folders of variants
+PAIRED = ("translation", "summarisation", "dialogue")  # tasks of a source and its target
 SUFFIXES = {"k": 1e3, "M": 1e6, "G": 1e9}
 
 
@@ -68,6 +69,8 @@ class Task(Section):
         "masked_language_modelling",
         "language_modelling",
         "translation",
+        "summarisation",
+        "dialogue",
     ] = "language_modelling"
     vocab_size: Count = 8000  # of the BPE tokenizer, trained on the training side only; recall has its data's words
     max_length: Annotated[int, Field(ge=2)] = 128  # tokens of a packed block, or of the longest sentence or sequence
@@ -78,6 +81,26 @@ class Task(Section):
     mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15  # masked_language_modelling: of the tokens of a block
     patch: Count | None = None  # image_classification: pixels on a side of what becomes a position
     shift: Annotated[int, Field(ge=0)] = 0  # image_classification: the most that training images are moved, in pixels
+    decoder_only: bool = False  # of pairs: one decoder reads the source and goes on with the target
+
+    @property
+    def form(self) -> str:
+        """What decides about the model: the task, or that all is read by one decoder."""
+        return "decoder_only" if self.decoder_only else self.name
+
+    @property
+    def positions(self) -> int:
+        """The most that a model is to read: of a decoder alone both sides of a pair and the `</s>` before them."""
+        return 2 * self.max_length + 1 if self.decoder_only else self.max_length
+
+    @model_validator(mode="after")
+    def _paired(self) -> Task:
+        if self.decoder_only and self.name not in PAIRED:
+            raise ValueError(
+                f"{self.name} has no source and target for one decoder to read, so decoder_only would do nothing; "
+                f"leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _masks(self) -> Task:
@@ -165,10 +188,10 @@ class Training(Section):
 class Evaluation(Section):
     """What is measured once training has ended."""
 
-    beams: Count = 4  # of translations
+    beams: Count = 4  # of translations, summaries and answers
     length_penalty: float = 1.0
     batch_tokens: Count = 2048
-    max_sentences: Count | None = None  # of the test side that are translated; all by default
+    max_sentences: Count | None = None  # of the test side that are translated or answered; all by default
     samples: Annotated[int, Field(ge=0)] = 6
     sample_tokens: Count = 48  # continuation of a language model; what is shown of a block with masks
     speed_rounds: Annotated[int, Field(ge=0)] = 5  # interleaved timings of training and decoding; 0: none

@@ -25,7 +25,7 @@ from torch import nn
 from transformers import set_seed
 
 from bareformers import execution, pretrained, recipe, registry, run_folder
-from bareformers.assessment import MODELS, draw, evaluate, is_causal, padded, write_samples
+from bareformers.assessment import MODELS, draw, evaluate, held_out_likelihood, is_causal, padded, write_samples
 from bareformers.data.examples import part
 from bareformers.data.tasks import TaskData
 from bareformers.data.tokens import bytes_per_token
@@ -51,6 +51,8 @@ METRICS: dict[str, tuple[str, ...]] = {
     "masked_language_modelling": ("accuracy", "perplexity"),
     "recall": ("accuracy",),
     "translation": ("bleu",),
+    "summarisation": ("rouge_l", "perplexity"),
+    "dialogue": ("perplexity",),
 }
 """What a paring can bound, by task."""
 
@@ -116,6 +118,8 @@ class Subject:
     def score(self, model: Any, data: TaskData, **changes: Any) -> float:
         """The metric of a model."""
         settings = {**self.paring.evaluation.model_dump(mode="json"), "samples": 0, **changes}
+        if self.metric == "perplexity":  # nothing has to be written for it
+            return held_out_likelihood(model, data, settings).perplexity
         quality, *_ = evaluate(model, data, settings)
         return quality[self.metric].value
 
@@ -208,15 +212,21 @@ def begin(paring: Paring) -> Subject:
     kind = pretrained.task_of(model, own)
     asked = pretrained.laid_over(own.get("task"), paring.task)
     limit = savings.readable(model)
-    task = validated(Task, {"name": kind, "max_length": min(128, limit), **asked}, "task")
-    if MODELS[task.name] is not MODELS[kind]:
+    task = validated(Task, {"name": kind, **asked}, "task")
+    if "max_length" not in asked:
+        most = (limit - 1) // 2 if task.decoder_only else limit
+        task = task.model_copy(update={"max_length": min(128, most)})
+    trained = validated(Task, own.get("task") or {"name": kind}, "task")
+    if MODELS[task.form] is not MODELS[trained.form]:
         raise InputError(f"{paring.model} is a {type(model).__name__}, which is no model for {task.name}")
     known = tuple(each for each in METRICS[task.name] if each != "bits_per_byte" or bytes_per_token(tokenizer).any())
     metric = paring.metric or known[0]
     if metric not in known:
         raise unknown(f"metric for {task.name}", metric, known)
-    if task.max_length > limit:
-        raise InputError(f"task.max_length {task.max_length} is more than the {limit} positions of the model")
+    if task.positions > limit:
+        raise InputError(
+            f"task.max_length {task.max_length} needs {task.positions} positions, and the model has {limit}"
+        )
     for spec in paring.candidates:
         registry.mixers.parse(spec, "candidates")
     if not places_of(model):
@@ -626,7 +636,7 @@ def measured(
         log(remark)
     write_samples(folder, outputs, data)
     np.savez_compressed(folder / "maps.npz", **draw(model, data, drawing.maps))  # type: ignore[arg-type]
-    result.cost = costs(model, min(int(subject.paring.task["max_length"]), savings.readable(model)))
+    result.cost = costs(model, min(Task(**subject.paring.task).positions, savings.readable(model)))
     result.save(done)
     write_whole(folder / ASSIGNMENT, json.dumps(assignment, indent=1) + "\n")
     return result

@@ -76,7 +76,7 @@ def expand(recipe: Recipe, data: TaskData) -> list[Run]:
             start = recipe.start_for(variant, seed)
             if start not in sized:
                 config = configure(recipe, variant, data, start)
-                sized[start] = config, size_of(data.task, config, variant)
+                sized[start] = config, size_of(data.form, config, variant)
             found = run_of(
                 recipe,
                 variant,
@@ -93,10 +93,10 @@ def expand(recipe: Recipe, data: TaskData) -> list[Run]:
     return runs
 
 
-def size_of(task: str, config: BareConfig, variant: str) -> int:
+def size_of(form: str, config: BareConfig, variant: str) -> int:
     """Parameters of a model; an `InputError` where it cannot be built."""
     try:
-        return cost.num_parameters(hollow(MODELS[task], config))
+        return cost.num_parameters(hollow(MODELS[form], config))
     except InputError as error:
         raise InputError(f"variant {variant!r}: {error}") from None
 
@@ -141,7 +141,7 @@ def run_of(
 def train(each: Run, data: TaskData, note: Log) -> dict[str, Any]:
     """Train one run and save its model, unless that was done before; returns its budget."""
     if not is_trained(each):
-        model = fresh(MODELS[data.task], each.config, each.seed, each.start)
+        model = fresh(MODELS[data.form], each.config, each.seed, each.start)
         origin = f"; weights of {each.start.run}" if each.start is not None and each.start.weights else ""
         note(f"{describe(each.config)}; {each.size:,} parameters{origin}")
         fit(each, model, data, note)

@@ -246,6 +246,13 @@ def auto_class(config: Any) -> Any:
     return next((auto for part, (_, auto) in HEADS.items() if part in name), other)
 
 
+def reads_sources(folder: Path, model: Any) -> bool:
+    """Whether the model in a folder writes a target for a source; of a decoder alone the recipe beside it says that."""
+    there = folder / "recipe.yaml"
+    own = read_yaml(there).get("task") if there.exists() else None
+    return bool(model.config.is_encoder_decoder or (own or {}).get("decoder_only"))
+
+
 def settings_of(folder: Path) -> dict[str, Any]:
     """The evaluation settings that a run was made with; the defaults where only a model is there."""
     there = folder / "recipe.yaml"
@@ -317,6 +324,7 @@ def prepared(corpus: Corpus, task: Task, tokenizer: Any = None) -> TaskData:
         patch=task.patch,
         shift=task.shift,
         share=task.share,
+        decoder_only=task.decoder_only,
     )
 
 

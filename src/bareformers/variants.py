@@ -11,10 +11,10 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer
 
 from bareformers import registry
-from bareformers.assessment import ASSESSMENTS
+from bareformers.assessment import ASSESSMENTS, MODELS, roles_of
 from bareformers.data.tasks import TaskData
 from bareformers.errors import InputError, unknown
-from bareformers.models import BareConfig
+from bareformers.models import BareConfig, BareForSeq2SeqLM
 from bareformers.recipe import Recipe, Start
 from bareformers.training.ledger import Ledger
 
@@ -27,7 +27,7 @@ def configure(recipe: Recipe, variant: str, data: TaskData, start: Start | None 
     Of a variant that starts from another run, all but what is `CHANGEABLE` is that run's.
     """
     fixed = {
-        "is_encoder_decoder": recipe.task.name == "translation",
+        "is_encoder_decoder": MODELS[data.form] is BareForSeq2SeqLM,
         "length_ratio": data.length_ratio,
         **(of_text(data) if data.images is None else of_images(data)),
     }
@@ -41,7 +41,7 @@ def configure(recipe: Recipe, variant: str, data: TaskData, start: Start | None 
     try:
         origin = None if start is None else opened(start)
         refuse_idle(given, data, bool(given.get("classifier_causal")) if origin is None else is_causal_model(origin))
-        needed = recipe.task.max_length
+        needed = recipe.task.positions
         if data.images is not None:  # with a class token, where that is what is pooled
             needed = int(data.train.lengths[0]) + (given.get("classifier_pooling") == "first")
         if start is None or origin is None:
@@ -54,11 +54,14 @@ def configure(recipe: Recipe, variant: str, data: TaskData, start: Start | None 
         length = given["max_position_embeddings"]
         if data.images is None and isinstance(length, int) and length < needed:
             where = "" if start is None else f" of {start.run}"
-            raise InputError(f"max_position_embeddings {length}{where} is less than task.max_length {needed}")
+            limit = f"task.max_length {recipe.task.max_length}"
+            if recipe.task.decoder_only:
+                limit = f"the {needed} positions that a source and a target of {limit} take"
+            raise InputError(f"max_position_embeddings {length}{where} is less than {limit}")
         config = BareConfig.from_recipe(**{**given, **fixed})
     except InputError as error:
         raise InputError(f"variant {variant!r}: {error}") from None
-    config.architectures = [ASSESSMENTS[data.task].model.__name__]
+    config.architectures = [MODELS[data.form].__name__]
     if data.labels:
         config.id2label = dict(enumerate(data.labels))
         config.label2id = {label: index for index, label in enumerate(data.labels)}
@@ -102,7 +105,7 @@ def refuse_idle(given: dict[str, Any], data: TaskData, reads_causally: bool = Fa
     Args:
         reads_causally: of a classifier, whether its stack is a decoder.
     """
-    own = ASSESSMENTS[data.task].roles
+    own = roles_of(MODELS[data.form])
     if reads_causally and data.task == "classification":
         own = ("decoder",)
     idle = {f"{role}_mixer" for role in registry.ROLES if role not in own}
@@ -113,11 +116,12 @@ def refuse_idle(given: dict[str, Any], data: TaskData, reads_causally: bool = Fa
             "masked_language_modelling": "a masked language model",
             "classification": "a classifier",
             "image_classification": "a classifier of images",
+            "decoder_only": "a model with decoder_only",
         }
         if reads_causally:
             names["classification"] = "a classifier that reads causally"
         lacks = "decoder" if "encoder" in own else "encoder"
-        raise InputError(f"{names.get(data.task, 'a language model')} has no {lacks}, so {unused[0]} would do nothing")
+        raise InputError(f"{names.get(data.form, 'a language model')} has no {lacks}, so {unused[0]} would do nothing")
     readers = {
         "classifier_pooling": ("classification", "image_classification"),
         "classifier_causal": ("classification",),
@@ -148,12 +152,11 @@ def started(start: Start, config: BareConfig, given: dict[str, Any], data: TaskD
 
     A classifier reads as what it starts from does.
     """
-    roles = ASSESSMENTS[data.task].roles
-    reads = ASSESSMENTS[data.task].model.main_input_name
+    ours = MODELS[data.form]
     able = {
         task: each.model.__name__
         for task, each in ASSESSMENTS.items()
-        if each.roles == roles and each.model.main_input_name == reads
+        if roles_of(each.model) == roles_of(ours) and each.model.main_input_name == ours.main_input_name
     }
     if data.task == "classification":
         able["language_modelling"] = ASSESSMENTS["language_modelling"].model.__name__
@@ -237,9 +240,9 @@ def describe(config: BareConfig) -> str:
 
 def used_roles(config: BareConfig) -> tuple[str, ...]:
     """Where mixers sit in the model that this is the config of."""
-    for each in ASSESSMENTS.values():
-        if each.model.__name__ in (config.architectures or ()):
-            return ("decoder",) if config.classifier_causal else each.roles
+    for model in MODELS.values():
+        if model.__name__ in (config.architectures or ()):
+            return ("decoder",) if config.classifier_causal else roles_of(model)
     return registry.ROLES if config.is_encoder_decoder else ("decoder",)
 
 

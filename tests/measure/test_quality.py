@@ -7,9 +7,10 @@ import pytest
 import sacrebleu
 import torch
 
-from bareformers.measure.quality import Likelihood, decode, likelihood, translation_scores
+from bareformers.measure.quality import Likelihood, decode, distinct, likelihood, rouge, translation_scores
 from bareformers.models import BareForCausalLM, BareForSeq2SeqLM
 from tests.models.sizes import build, right_padded, tokens
+from tests.reference import overlap
 
 
 def batches(causal):
@@ -141,9 +142,35 @@ def test_a_real_model_decodes_each_row_as_if_alone():
 def test_scores_are_those_of_sacrebleu():
     references = ["The cat sat on the mat.", "It rains in Zürich today, doesn't it?", "Hello world!"]
     outputs = ["The cat sat on a mat.", "It rained in Zürich today, does it?", "Hello, world!"]
-    found = translation_scores(outputs, references)
+    found = translation_scores(outputs, [[reference] for reference in references])
     assert found.bleu == sacrebleu.corpus_bleu(outputs, [references]).score
     assert found.chrf == sacrebleu.corpus_chrf(outputs, [references]).score
     assert found.signature == f"nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:{sacrebleu.__version__}"
     assert 0 < found.bleu < 100
-    assert translation_scores(references, references).bleu == pytest.approx(100)
+    assert translation_scores(references, [[reference] for reference in references]).bleu == pytest.approx(100)
+
+
+def test_some_outputs_have_more_references():
+    outputs = ["the cat sat on a mat today", "it rained in town"]
+    found = translation_scores(outputs, [["the dog lay down", "the cat sat on a mat today"], ["it rained in town"]])
+    assert found.bleu == pytest.approx(100) and found.signature.startswith("nrefs:var|")
+
+
+OUTPUTS = ("a b c d b c", "red fox", "", "one two three")
+REFERENCES = (("b c d", "a b x d"), ("blue sky",), ("nothing came",), ("three two one two", "one", "two three four"))
+
+
+def test_rouge_is_that_of_its_definition():
+    found = rouge(OUTPUTS, REFERENCES)
+    for name, score in found.items():
+        rows = zip(OUTPUTS, REFERENCES, strict=True)
+        best = [max(overlap.rouge(name, output, one) for one in those) for output, those in rows]
+        assert score == pytest.approx(100 * sum(best) / len(OUTPUTS)), name
+    assert found["rouge_1"] > found["rouge_2"] > 0
+    assert rouge(["It rained!"], [["it rains"]])["rouge_1"] == pytest.approx(100)  # letters small, words stemmed
+
+
+def test_distinct_words_and_pairs():
+    assert distinct(OUTPUTS) == pytest.approx(overlap.distinct(OUTPUTS))
+    assert distinct(["a b", "a b"]) == {"distinct_1": 50.0, "distinct_2": 50.0}
+    assert distinct([""]) == {"distinct_1": 0.0, "distinct_2": 0.0}

@@ -23,7 +23,7 @@ from bareformers.data.batching import evaluation_batches
 from bareformers.data.corpus import Corpus, Labelled, Pair
 from bareformers.data.tasks import TaskData, prepare
 from bareformers.measure import quality
-from bareformers.models import BareConfig
+from bareformers.models import BareConfig, BareForSeq2SeqLM
 from bareformers.recipe import Training
 from bareformers.training.trainer import BareTrainer
 
@@ -171,6 +171,29 @@ def image_classification(folder: Path, *variants: str) -> Path:
     return _write_recipe(folder, "image_classification", data, chosen, {"patch": 4})
 
 
+def write_dialogues(path: Path, count: int = 60, seed: int = 0) -> Path:
+    """Lines of a few turns, each of which takes up the last word of the one before."""
+    random = np.random.default_rng(seed)
+    lines = []
+    for _ in range(count):
+        turns = [" ".join(random.choice(vocabulary(), 3))]
+        for _ in range(random.integers(2, 5)):
+            turns.append(" ".join([turns[-1].split()[-1], *random.choice(vocabulary(), random.integers(1, 4))]))
+        lines.append(" __eou__ ".join(turns) + " __eou__\t1\t2 1\t0 0\n")
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def replies(folder: Path, task: str, decoder_only: bool = False) -> Path:
+    """The recipe of a comparison on made-up dialogues, of encoder-decoders or of decoders alone."""
+    test = write_dialogues(folder / "test.txt", count=6, seed=1)
+    data = {"name": "dialogues", "train": str(write_dialogues(folder / "train.txt")), "test": str(test), "turns": 2}
+    given = {"vocab_size": 280, "max_length": MAX_LENGTH, "decoder_only": decoder_only}
+    role = {} if decoder_only else {"cross_mixer": "dot_product"}
+    chosen = {name: {"mixer": name, **role} for name in ("dot_product", "average")}
+    return _write_recipe(folder, task, data, chosen, given)
+
+
 def _write_recipe(
     folder: Path, task: str, data: dict[str, Any], variants: dict[str, Any], sizes: dict[str, Any] | None = None
 ) -> Path:
@@ -223,6 +246,11 @@ def two_steps(path: Path, folder: Path) -> list[str]:
         overrides.append(f"data.root={root}")
     elif data["name"] == "python_stdlib":
         overrides.append("data.max_files=12")
+    elif data["name"] == "docstrings":
+        overrides += ["data.max_files=12", "task.max_length=24", "task.too_long=cut", "model.num_hidden_layers=1"]
+    elif data["name"] == "dialogues":
+        overrides += [f"data.{side}={write_dialogues(folder / f'{side}.txt')}" for side in ("train", "test")]
+        overrides.append("model.num_hidden_layers=1")
     elif data["name"] == "text":
         overrides += ["data.train=null", "data.validation=null", "data.test=null", "data.documents=paragraphs"]
         overrides.append(f"data.path={write_text(folder / 'text.txt')}")
@@ -295,10 +323,10 @@ def model(data: TaskData, mixer: Any = "dot_product", seed: int = 0, **config: A
         "mixer": mixer,
         **config,
     }
-    chosen = BareConfig.from_recipe(is_encoder_decoder=data.task == "translation", **given)
+    chosen = BareConfig.from_recipe(is_encoder_decoder=MODELS[data.form] is BareForSeq2SeqLM, **given)
     if data.labels:
         chosen.id2label = dict(enumerate(data.labels))
-    return MODELS[data.task](chosen)
+    return MODELS[data.form](chosen)
 
 
 def validation_loss(net: Any, data: TaskData) -> float:

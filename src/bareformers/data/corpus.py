@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from bareformers.errors import InputError
 
 Kind = Literal["documents", "pairs", "sequences", "labelled", "images"]
-Pair = tuple[str, str]
+Pair = tuple[str, ...]
+"""A source, its target, and what else would be right for it."""
 
 PARTS = ("train", "validation", "test")
 NOUNS: dict[Kind, str] = {
@@ -77,8 +78,8 @@ class Corpus:
     """Three sides of text or of made-up words. Training and validation are never empty; test may be.
 
     Attributes:
-        kind: `documents` for strings, `pairs` for (source, target) strings, `sequences` for `WordSequence`, `labelled`
-            for `Labelled`, `images` for `LabelledImage`.
+        kind: `documents` for strings, `pairs` for (source, target) strings, with other right targets behind them where
+            there are any, `sequences` for `WordSequence`, `labelled` for `Labelled`, `images` for `LabelledImage`.
         train, validation, test: items of that kind, in a fixed order.
         notes: sentences for the log and the report: what was read, what was removed and why.
         languages: of pairs, as (source, target), where the source of the data knows them.
@@ -149,11 +150,16 @@ class Corpus:
         notes: Iterable[str] = (),
         languages: tuple[str, str] | None = None,
         labels: Iterable[str] = (),
+        targets_recur: bool = False,
     ) -> Corpus:
         """A corpus divided by the SHA-256 of a key per item, given as (key, item); equal keys stay together.
 
         Empty items are removed. So are training items of which either side also stands in validation or test, and
         validation items of which either side stands in the test. Both are said in a note.
+
+        Args:
+            targets_recur: whether different sources have equal targets, as different questions are answered by "Yes.",
+                so that only equal sources are held against an item.
         """
         keyed = list(items)
         kept, empty = _cleaned(item for _, item in keyed)
@@ -166,14 +172,15 @@ class Corpus:
         for key, item in zip(keys, kept, strict=True):
             sides[part_of[key]].append(item)
         held_out: set[tuple[int, str]] = set()
-        leaked = 0
+        leaked, compared = 0, 1 if targets_recur else None
         for part in reversed(PARTS):
-            clean = [item for item in sides[part] if held_out.isdisjoint(_sides(item))]
+            clean = [item for item in sides[part] if held_out.isdisjoint(_sides(item)[:compared])]
             leaked += len(sides[part]) - len(clean)
-            held_out.update(side for item in clean for side in _sides(item))
+            held_out.update(side for item in clean for side in _sides(item)[:compared])
             sides[part] = clean
         if leaked:
             shared = "that also stand in" if kind == "images" else "sharing text with"
+            shared = "with a source of" if targets_recur else shared
             said.append(f"Removed {counted(leaked, NOUNS[kind])} {shared} the test or validation side.")
         sizes = ", ".join(f"{len(sides[part]):,} {part}" for part in PARTS)
         said.append(f"Divided by hash into {sizes} {NOUNS[kind]}s.")
@@ -331,7 +338,7 @@ def refuse_unused(source: Any, names: Iterable[str], why: str) -> None:
 
 
 def texts_of(item: Item) -> tuple[str, ...]:
-    """The texts in an item: a document, both sides of a pair, or what has a label; of an image its digest."""
+    """The texts in an item: a document, all of a pair, or what has a label; of an image its digest."""
     if isinstance(item, Labelled):
         return (item.text,)
     if isinstance(item, LabelledImage):
@@ -349,7 +356,7 @@ def _cleaned(items: Iterable[Item]) -> tuple[list[Item], int]:
 def _stripped(item: Item) -> Item:
     if isinstance(item, Labelled):
         return Labelled(item.text.strip(), item.label)
-    return item if isinstance(item, str | LabelledImage) else (item[0].strip(), item[1].strip())
+    return item if isinstance(item, str | LabelledImage) else tuple(text.strip() for text in item)
 
 
 def _filled(item: Item) -> bool:

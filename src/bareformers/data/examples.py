@@ -59,8 +59,8 @@ class Examples(Dataset[Example]):
     Attributes:
         lengths: the longer of both, per example, [examples]; for batching.
         label_tokens: how many tokens are predicted, per example, [examples].
-        texts: of translations, per example the source and the reference that metrics see, uncut; of classifications
-            the text, uncut, and the name of its class; else empty.
+        texts: of pairs, per example the source and the references that metrics see, uncut; of classifications the text,
+            uncut, and the name of its class; else empty.
         num_bytes: UTF-8 bytes of all predicted text: nats / ln 2 / num_bytes are bits per byte. 0 for made-up words,
             masked tokens and classes.
     """
@@ -71,7 +71,7 @@ class Examples(Dataset[Example]):
         labels: Spans,
         label_tokens: NDArray[np.int64],
         num_bytes: int,
-        texts: Sequence[tuple[str, str]] = (),
+        texts: Sequence[tuple[str, ...]] = (),
     ) -> None:
         self.inputs, self.labels = inputs, labels
         self.lengths = np.maximum(inputs.lengths, labels.lengths)
@@ -229,12 +229,33 @@ def classifications(
 def translations(
     sources: Sequence[Sequence[int]],
     targets: Sequence[Sequence[int]],
-    texts: Sequence[tuple[str, str]],
+    texts: Sequence[tuple[str, ...]],
     byte_sizes: NDArray[np.int64],
 ) -> Examples:
     """Encoder input and labels of sequence-to-sequence models, which shift the labels themselves."""
     labels = Spans.join(targets)
     return Examples(Spans.join(sources), labels, labels.lengths, int(byte_sizes[labels.ids].sum()), texts)
+
+
+def answered(
+    prompts: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    texts: Sequence[tuple[str, ...]],
+    byte_sizes: NDArray[np.int64],
+) -> Examples:
+    """Prompts with their targets behind them, which alone are predicted, by models that shift the labels."""
+    rows = list(zip(prompts, targets, strict=True))
+    inputs = Spans.join([[*prompt, *target] for prompt, target in rows])
+    labels = Spans.join([[*[IGNORED] * len(prompt), *target] for prompt, target in rows])
+    told = Spans.join(targets)
+    return Examples(inputs, labels, told.lengths, int(byte_sizes[told.ids].sum()), texts)
+
+
+def prompts_of(examples: Examples) -> Examples:
+    """What stands before the targets of `answered`, to be continued."""
+    inputs = examples.inputs
+    prompts = Spans(inputs.ids, inputs.starts, inputs.stops - examples.label_tokens)
+    return Examples(prompts, prompts, examples.label_tokens, 0, examples.texts)
 
 
 def recalls(sequences: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Examples:

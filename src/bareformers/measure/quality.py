@@ -1,10 +1,11 @@
-"""How good a model is: likelihood of held-out text, translations against references, tokens and classes told right."""
+"""How good a model is: likelihood of held-out text, outputs against references, tokens and classes told right."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import torch
@@ -165,6 +166,12 @@ def classified(model: nn.Module, batches: Iterable[tuple[Sequence[int], dict[str
     return Classified(Likelihood(nats, len(found)), true, guessed)
 
 
+def room(config: Any) -> int:
+    """The most tokens of a source, and of its target, that a generative model can read and write."""
+    limit = int(config.max_position_embeddings)
+    return limit if config.is_encoder_decoder else (limit - 1) // 2
+
+
 @dataclass(frozen=True)
 class Decoded:
     """Outputs in the order of the inputs, and how many ran to the length limit without ending."""
@@ -213,13 +220,44 @@ class TranslationScores:
     signature: str
 
 
-def translation_scores(outputs: Sequence[str], references: Sequence[str]) -> TranslationScores:
-    """BLEU (Post 2018, arXiv:1804.08771) and chrF of detokenised text against one reference each."""
+def translation_scores(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> TranslationScores:
+    """BLEU (Post 2018, arXiv:1804.08771) and chrF of detokenised text against one reference or more each."""
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
     bleu, chrf = BLEU(), CHRF()
-    score = bleu.corpus_score(list(outputs), [list(references)]).score
-    return TranslationScores(
-        score, chrf.corpus_score(list(outputs), [list(references)]).score, str(bleu.get_signature())
-    )
+    streams: Any = [list(stream) for stream in zip_longest(*references)]  # None where an output has fewer than others
+    score = bleu.corpus_score(list(outputs), streams).score
+    return TranslationScores(score, chrf.corpus_score(list(outputs), streams).score, str(bleu.get_signature()))
+
+
+ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
+"""Our names of the measures, and those of the library."""
+
+
+def rouge(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004), stemmed: means over the outputs of F1 in percent.
+
+    Of several references each measure has that which suits the output best. By `rouge-score`, whose words are runs of
+    the letters a to z and of digits.
+    """
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(list(ROUGE.values()), use_stemmer=True)
+    found = [scorer.score_multi(those, output) for output, those in zip(outputs, references, strict=True)]
+    return {
+        name: 100 * sum(scores[key].fmeasure for scores in found) / max(len(found), 1) for name, key in ROUGE.items()
+    }
+
+
+def distinct(texts: Iterable[str]) -> dict[str, float]:
+    """Distinct words and pairs of words, of all that there are, in percent (Li et al. 2016, arXiv:1510.03055).
+
+    Words are parted by white space. The share falls as there are more texts, so only equally many can be compared.
+    """
+    words = [text.split() for text in texts]
+    grams: dict[str, list[Any]] = {
+        "distinct_1": [word for row in words for word in row],
+        "distinct_2": [pair for row in words for pair in pairwise(row)],
+    }
+    return {name: 100 * len(set(found)) / max(len(found), 1) for name, found in grams.items()}

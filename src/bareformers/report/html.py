@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SAMPLES = 8
+SHOWN_START, SHOWN_END = 500, 200  # letters of a long prompt
 Study = TypeVar("Study", LayerStudy, ParingStudy)
 
 
@@ -377,7 +378,7 @@ class Samples:
     """Samples of all variants for the same sources.
 
     Attributes:
-        kind: `generation`, or one of those whose outputs are held against references.
+        kind: `generation` or `answers`, or one of those whose outputs are held against references.
         source, reference: what these are called.
     """
 
@@ -388,6 +389,7 @@ class Samples:
 
 
 _SOURCE_AND_REFERENCE = {
+    "answers": ("prompt", "reference"),
     "classification": ("text", "class"),
     "filling": ("what is read", "what was there"),
     "generation": ("prompt", "true continuation"),
@@ -415,7 +417,7 @@ def _samples(comparison: Comparison, found: Mapping[str, Mapping[str, Any]]) -> 
     ranked = sorted(first, key=lambda source: -sum(source in by_source for by_source in outputs.values()))[:SAMPLES]
     items = [
         Sample(
-            source,
+            shortened(source) if kind == "answers" else source,
             first[source],
             [
                 (variant, _pieces(kind, outputs[variant.name][source], first[source]))
@@ -429,9 +431,16 @@ def _samples(comparison: Comparison, found: Mapping[str, Mapping[str, Any]]) -> 
     return Samples(kind, *_SOURCE_AND_REFERENCE[kind], items) if items else None
 
 
+def shortened(text: str) -> str:
+    """A long prompt without its middle."""
+    if len(text) <= SHOWN_START + SHOWN_END:
+        return text
+    return f"{text[:SHOWN_START].rstrip()} […] {text[-SHOWN_END:].lstrip()}"
+
+
 def _pieces(kind: str, output: str, reference: str) -> list[tuple[str, str]]:
     """The pieces of `output`, where its kind allows it compared with the reference word by word; else one piece."""
-    if kind == "generation" or not output.strip():
+    if kind in ("answers", "generation") or not output.strip():
         return [(output, "same")] if output.strip() else []
     ours, theirs = output.split(), reference.split()
     if kind == "recall":

@@ -15,6 +15,10 @@ _LABELS = {
     "bleu": "BLEU",
     "chrf": "chrF",
     "cosine": "mean cosine",
+    "distinct_1": "distinct-1",
+    "distinct_1_references": "distinct-1 of the references",
+    "distinct_2": "distinct-2",
+    "distinct_2_references": "distinct-2 of the references",
     "decode_tokens_per_second": "decoding speed",
     "exact": "exact sequences",
     "f1": "F1",
@@ -28,12 +32,16 @@ _LABELS = {
     "peak_memory": "activation memory",
     "prefill_ms": "time of a prefill",
     "rms": "row norm",
+    "rouge_1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
+    "rouge_l": "ROUGE-L",
     "state_bytes": "decoding state",
     "step_ms": "time of a decoding step",
     "ter": "TER",
     "train_tokens_per_second": "training speed",
 }
 _DECIMALS = {"bleu": 1, "chrf": 1, "ter": 1, "perplexity": 2, "loss": 3, "bits_per_byte": 3}
+_DECIMALS |= {"rouge_1": 1, "rouge_2": 1, "rouge_l": 1}
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 

@@ -36,12 +36,17 @@ class Jsonl:
     source: str | None = None  # or the fields with the two sides of a pair, as in translation.de
     target: str | None = None
     label: str | None = None  # or, beside text, the field with its class: text or a whole number
+    test_targets: tuple[str, ...] | None = (
+        None  # of pairs: the fields of the test with its references, where not target
+    )
     validation_share: float = 0.04  # of the documents or source sentences under path, chosen by hash
     test_share: float = 0.04
 
     def load(self) -> Corpus:
         one_way("jsonl", self.path, self.train, self.validation, self.test)
         kind, fields = text_fields("jsonl", self.text, self.source, self.target, self.label)
+        if kind != "pairs" or self.test is None:
+            refuse_unused(self, ("test_targets",), "but for pairs with a file for the test side")
         if self.path is not None:
             items = _read(user_path(self.path), kind, fields)
             return Corpus.divided(
@@ -53,7 +58,8 @@ class Jsonl:
             )
         refuse_unused(self, ("validation_share", "test_share"), "where the sides are given one by one")
         paths = [path for path in (self.train, self.validation, self.test) if path is not None]
-        sides = [_read(user_path(path), kind, fields) for path in paths]
+        asked = [fields, fields, fields if self.test_targets is None else (fields[0], *self.test_targets)]
+        sides = [_read(user_path(path), kind, names) for path, names in zip(paths, asked, strict=False)]
         sizes = ", ".join(f"{len(side):,} from {path}" for path, side in zip(paths, sides, strict=True))
         return Corpus.given(kind, *sides, notes=[f"Read {NOUNS[kind]}s: {sizes}."])
 
@@ -82,7 +88,7 @@ def take(record: Any, kind: Kind, fields: tuple[str, ...], where: str) -> Item:
             raise InputError(f"{where}: the field {field!r} holds {type(value).__name__}, not text")
     if kind == "labelled":
         return Labelled(values[0], values[1])
-    return values[0] if kind == "documents" else (values[0], values[1])
+    return values[0] if kind == "documents" else tuple(values)
 
 
 def _value(record: Any, field: str, where: str) -> Any:

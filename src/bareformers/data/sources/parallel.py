@@ -63,7 +63,7 @@ class Parallel:
 def _read_tsv(path: Path, columns: tuple[int, int]) -> list[Pair]:
     if len(columns) != 2 or not all(isinstance(column, int) and column > 0 for column in columns):
         raise InputError(f"parallel: columns is {list(columns)}; write two numbers counted from 1, as in [1, 2]")
-    pairs = []
+    pairs: list[Pair] = []
     for number, line in enumerate(read_lines(path), 1):
         cells = line.split("\t")
         if len(cells) < max(columns):

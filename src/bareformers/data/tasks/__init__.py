@@ -31,6 +31,7 @@ def prepare(
     patch: int | None = None,
     shift: int = 0,
     share: float = 1.0,
+    decoder_only: bool = False,
 ) -> TaskData:
     """Train the tokenizer on the training side, unless one is given, and encode all three sides.
 
@@ -52,6 +53,7 @@ def prepare(
             nothing else is read for it.
         shift: pixels that training images are moved at the most, anew in every epoch.
         share: of the training side that is encoded, chosen by hash; the tokenizer learns from all of it.
+        decoder_only: whether pairs become `</s> source </s> target </s>`, of which the target is predicted.
 
     Raises:
         InputError: corpus and task do not fit, a size is too small or too large, a pair or text is too long under
@@ -89,7 +91,7 @@ def prepare(
         return classification.prepare(corpus, tokenizer, max_length, too_long)
     if task == "recall":
         return recall.prepare(corpus, tokenizer, max_length)
-    return translation.prepare(corpus, tokenizer, max_length, too_long)
+    return translation.prepare(corpus, tokenizer, max_length, too_long, task, decoder_only)
 
 
 def training_texts(corpus: Corpus) -> Iterator[str]:

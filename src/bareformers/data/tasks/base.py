@@ -17,6 +17,8 @@ Task = Literal[
     "language_modelling",
     "masked_language_modelling",
     "translation",
+    "summarisation",
+    "dialogue",
     "classification",
     "image_classification",
     "recall",
@@ -30,6 +32,8 @@ KINDS: dict[Task, Kind] = {
     "language_modelling": "documents",
     "masked_language_modelling": "documents",
     "translation": "pairs",
+    "summarisation": "pairs",
+    "dialogue": "pairs",
     "classification": "labelled",
     "image_classification": "images",
     "recall": "sequences",
@@ -67,6 +71,7 @@ class TaskData:
         notes: the corpus's sentences and those about tokens and lengths.
         languages: (source, target) of a translation, where known.
         length_ratio: source tokens per target token of the training side, `</s>` included; 1 where there are no pairs.
+        decoder_only: of pairs, whether source and target are one sequence, of which the target is predicted.
         labels: of a classification, the names of the classes in the order of their ids.
         images: of images, what they have in common.
     """
@@ -80,8 +85,14 @@ class TaskData:
     notes: tuple[str, ...] = ()
     languages: tuple[str, str] | None = None
     length_ratio: float = 1.0
+    decoder_only: bool = False
     labels: tuple[str, ...] = ()
     images: ImageFormat | None = None
+
+    @property
+    def form(self) -> str:
+        """What decides about the model: the task, or that all is read by one decoder."""
+        return "decoder_only" if self.decoder_only else self.task
 
 
 def within_length(
