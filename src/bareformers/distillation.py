@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
 from bareformers import execution, pretrained, registry, run_folder
-from bareformers.assessment import ASSESSMENTS, MODELS, evaluate, is_causal, mixers_of, padded
+from bareformers.assessment import MODELS, check_outputs, evaluate, headline_of, is_causal, mixers_of, padded
 from bareformers.data.examples import IGNORED
 from bareformers.data.tasks import TaskData
 from bareformers.errors import Diverged, InputError, unknown
@@ -170,9 +170,10 @@ def load_teacher(recipe: Distillation) -> Teacher:
         raise InputError(f"task.max_length {task.max_length} is more than the {limit} positions of the teacher")
     source = pretrained.section_for(source, task.name)
     data = run_folder.load_data(source, task, tokenizer)
-    known = tuple(map(str, (model.config.id2label or {}).values()))
-    if data.labels and known != data.labels:
-        raise InputError(f"the teacher knows the classes {', '.join(known)}, and the data has {', '.join(data.labels)}")
+    if data.labels or data.scale is not None or data.members:
+        check_outputs(model, data)
+    if recipe.finetune is not None:
+        execution.check_scores(recipe.finetune, data, "finetune")
     weights = sorted(folder.glob("model/*.safetensors")) or sorted(folder.glob("*.safetensors"))
     said = "Pixels are normalised as the teacher does."
     if tokenizer is not None:
@@ -480,7 +481,7 @@ class Scores:
             teacher, data = self.teacher.model, self.teacher.data
             model = assemble(teacher, with_parts(teacher.config, parts), {part: self.taught[part] for part in parts})
             quality, *_ = evaluate(model, data, self.settings)
-            told = dict.fromkeys((ASSESSMENTS[data.task].headline, "loss"))
+            told = dict.fromkeys((headline_of(data), "loss"))
             self.known[key] = {name: quality[name].model_dump(mode="json") for name in told}
             write_whole(self.file, json.dumps(self.known, indent=1) + "\n")
         return {name: Measure(**given) for name, given in self.known[key].items()}
@@ -519,7 +520,7 @@ def study(teacher: Teacher, rows: Sequence[Row], graded: Sequence[Sequence[dict[
     side = "test" if len(data.test) else "validation"
     how = ", decoded greedily" if data.task == "translation" else ""
     return LayerStudy(
-        headline=ASSESSMENTS[data.task].headline,
+        headline=headline_of(data),
         settings=f"Scores of the {side} side{how}, of students as they were distilled, before any fine-tuning.",
         teacher=whole,
         depth={role: teacher.model.config.num_layers(role) for role in teacher.roles},

@@ -8,7 +8,17 @@ from typing import Any
 from bareformers.assessment import MODELS
 from bareformers.data.tasks import TaskData
 from bareformers.errors import InputError
-from bareformers.execution import budget, carry_out, check_unfreezing, compare, fit, fresh, hollow, resumable
+from bareformers.execution import (
+    budget,
+    carry_out,
+    check_scores,
+    check_unfreezing,
+    compare,
+    fit,
+    fresh,
+    hollow,
+    resumable,
+)
 from bareformers.measure import cost
 from bareformers.models import BareConfig
 from bareformers.recipe import Recipe, Start, Task, Training
@@ -48,6 +58,7 @@ def expand(recipe: Recipe, data: TaskData) -> list[Run]:
     runs = []
     for variant in recipe.variants:
         training = recipe.training_for(variant)
+        check_scores(training, data, "training")
         sized: dict[Start | None, tuple[BareConfig, int]] = {}
         for seed in recipe.seeds_for(variant):
             start = recipe.start_for(variant, seed)
