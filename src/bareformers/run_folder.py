@@ -299,7 +299,8 @@ def load_data(section: dict[str, Any], task: Task, tokenizer: Any = None, model:
                 f"them alike, as with label_names: [{', '.join(known)}]"
             )
         corpus = replace(corpus, labels=known)
-    reads_segments = model is not None and "token_type_ids" in inspect.signature(type(model).forward).parameters
+    can_read = model is not None and "token_type_ids" in inspect.signature(type(model).forward).parameters
+    reads_segments = can_read and getattr(model.config, "type_vocab_size", 0) > 1
     return prepared(corpus, task, tokenizer, reads_segments)
 
 

@@ -41,8 +41,7 @@ class Sampling:
     """How often an epoch visits the examples of each of several members.
 
     Each member's examples are read pass by pass, every pass in an order of its own, and an epoch takes up where the one
-    before it left off. So an example of a member of 100 that is visited 250 times comes twice or thrice in an epoch,
-    and five times in two; one of a member of 1,000 comes once in four epochs.
+    before it left off: whatever the share of a member, all its examples come equally often in the long run.
 
     Attributes:
         sizes: how many examples each member has; they stand one after the other.

@@ -99,18 +99,21 @@ class PairFrame:
 
 
 def pair_frame_of(tokenizer: PreTrainedTokenizerBase) -> PairFrame:
-    """What a tokenizer itself puts around a pair; where it puts nothing in between, `</s>`."""
+    """What a tokenizer itself puts around a pair; where it puts nothing in between, its token for an end."""
     plain = ids_of(tokenizer, [PROBE])[0]
     made = tokenizer(PROBE, PROBE, return_token_type_ids=True)
     framed, kinds = list(made["input_ids"]), made["token_type_ids"]
     places = [at for at in range(len(framed)) if plain and framed[at : at + len(plain)] == plain]
-    if len(places) == 2 and places[1] > (end := places[0] + len(plain)):
-        segments = (kinds[places[0]], kinds[places[1]])
-        return PairFrame(framed[: places[0]], framed[end : places[1]], framed[places[1] + len(plain) :], segments)
+    if len(places) != 2:
+        return PairFrame([], [tokenizer.eos_token_id], [])
+    (first, second), end = places, places[0] + len(plain)
+    segments = (kinds[first], kinds[second])
+    if second > end:
+        return PairFrame(framed[:first], framed[end:second], framed[second + len(plain) :], segments)
     if has_frame(tokenizer):
-        return PairFrame([tokenizer.cls_token_id], [tokenizer.sep_token_id], [tokenizer.sep_token_id])
+        return PairFrame([tokenizer.cls_token_id], [tokenizer.sep_token_id], [tokenizer.sep_token_id], segments)
     outside = [tokenizer.eos_token_id] if is_ours(tokenizer) else []
-    return PairFrame(outside, [tokenizer.eos_token_id], outside)
+    return PairFrame(outside, [tokenizer.eos_token_id], outside, segments)
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,8 @@ class Encoder:
             end = tokenizer.eos_token_id
             frame = Frame([end], [end]) if is_ours(tokenizer) else Frame([], [])
         self.frame, self.pair = frame, pair_frame_of(tokenizer)
-        self.has_segments = reads_segments and self.pair.segments[0] != self.pair.segments[1]
+        tells = "token_type_ids" in tokenizer.model_input_names and self.pair.segments[0] != self.pair.segments[1]
+        self.has_segments = reads_segments and tells
 
     def __call__(self, items: Sequence[Labelled], part: str, notes: list[str]) -> Rows:
         """The rows of a side; a note says how many do not stay, or are cut."""
