@@ -107,7 +107,7 @@ def write_like(path: Path, source: dict[str, Any], count: int = 200) -> Path:
 
 def scored_pairs(count: int, seed: int) -> list[Labelled]:
     """Pairs of two words each; the score is how many words both have, and a half."""
-    random, words = np.random.default_rng(seed), vocabulary()[:20]
+    random, words = np.random.default_rng(seed), vocabulary()[:60]
     found = []
     for _ in range(count):
         first = random.choice(words, 2, replace=False).tolist()
@@ -257,8 +257,11 @@ def two_steps(path: Path, folder: Path) -> list[str]:
     ]
     if is_distillation(path):  # the teacher has data and sizes
         return overrides
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    data = recipe["data"]
     overrides += ["model.hidden_size=32", "model.intermediate_size=64"]
+    if is_comparison(path) and data["name"] in ("labelled_text", "mixture") and "start_from" not in recipe:
+        overrides.append("model.num_hidden_layers=1")
     if data["name"] == "images":
         return [*overrides, f"data.path={write_images(folder / 'images.npz', size=28)}"]
     overrides.append("task.vocab_size=400")
