@@ -181,7 +181,7 @@ def test_what_is_measured_of_classifiers(tuned):
         False, True, False
     ]  # fmt: skip
     for variant in comparison.variants:
-        assert list(variant.quality) == ["accuracy", "f1", "loss"]
+        assert list(variant.quality) == ["accuracy", "f1", "matthews", "loss"]
         assert all(0 <= variant.quality[key].value <= 100 for key in ("accuracy", "f1"))
         assert "state_bytes" not in variant.cost and set(variant.speed) == {"train_tokens_per_second"}
         assert variant.speed["train_tokens_per_second"].unit == "texts/s"
@@ -368,7 +368,7 @@ def test_a_classifier_reads_as_the_language_model_that_it_starts_from(tmp_path):
     [
         (
             "model.classifier_pooling=last",
-            "classifier_pooling is for task.name: classification or image_classification",
+            "classifier_pooling is for task.name: classification or regression or multi_task or image",
         ),
         ("model.cross_mixer=average", "a masked language model has no decoder, so cross_mixer would do nothing"),
         ("task.mask_share=0", "task.mask_share: .*greater than 0, not 0"),

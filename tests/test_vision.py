@@ -40,7 +40,10 @@ def test_what_is_measured(compared):
     assert comparison.headline == "accuracy"
     assert [variant.name for variant in comparison.variants] == [*tiny.VARIANTS, "token"]
     for variant in comparison.variants:
-        assert list(variant.quality) == ["accuracy", "f1", "loss"] and variant.quality["loss"].unit == "nats/image"
+        assert (
+            list(variant.quality) == ["accuracy", "f1", "matthews", "loss"]
+            and variant.quality["loss"].unit == "nats/image"
+        )
         assert set(variant.cost) == {"parameters", "parameters_without_embeddings", "multiply_adds", "peak_memory"}
         assert set(variant.speed) == {"train_tokens_per_second"}
         assert variant.speed["train_tokens_per_second"].unit == "images/s"

@@ -31,6 +31,7 @@ from bareformers.models import (
 from bareformers.report.pictures import data_address
 from bareformers.report.result import Measure, write_whole
 
+HUNDREDTHS = "× 100"  # of correlations, as GLUE has them
 BLANK = "_"  # stands for what is to be told, in the samples of recall and of masked language models
 
 
@@ -158,26 +159,105 @@ def evaluate_masked(model: Any, data: TaskData, settings: dict[str, Any]) -> Eva
 
 def evaluate_classification(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
     """How many texts or images are told right, over all and class by class."""
-    known = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
-    if known != data.labels:
-        raise InputError(
-            f"the model knows the classes {', '.join(known)}, in this order, and the data has "
-            f"{', '.join(data.labels)}; "
-            f"evaluate it on data with the same ones"
-        )
+    check_outputs(model, data)
     examples, noun = held_out(data), "text" if data.images is None else "image"
     found = quality.classified(model, padded(data, examples, settings["batch_tokens"]))
-    scores = {
-        "accuracy": Measure(value=found.accuracy, unit="%", better="higher"),
-        "f1": Measure(value=found.f1, unit="%", better="higher"),
-        "loss": Measure(value=found.likelihood.loss, unit=f"nats/{noun}", better="lower"),
-    }
+    loss = Measure(value=found.likelihood.loss, unit=f"nats/{noun}", better="lower")
     outputs = [
         Output(text, label, data.labels[found.guessed[index]], shown(examples, index))
         for index in spaced(len(examples), settings["samples"])
         for text, label in (examples.texts[index],)
     ]
-    return scores, None, outputs, []
+    return {**class_scores(found), "loss": loss}, None, outputs, []
+
+
+def evaluate_regression(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
+    """How well the scores that are told go along with the true ones."""
+    check_outputs(model, data)
+    examples = held_out(data)
+    found = quality.judged(model, padded(data, examples, settings["batch_tokens"])).regressed()
+    loss = Measure(value=found.loss, unit="variances", better="lower")
+    outputs = [
+        Output(text, score, f"{found.told[index]:.2f}")
+        for index in spaced(len(examples), settings["samples"])
+        for text, score in (examples.texts[index],)
+    ]
+    return {**correlations(found), "loss": loss}, None, outputs, constant(found)
+
+
+def evaluate_members(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
+    """What ranks each of several tasks, and the mean of that; samples of all."""
+    check_outputs(model, data)
+    examples = held_out(data)
+    whole = quality.judged(model, padded(data, examples, settings["batch_tokens"]))
+    number = torch.from_numpy(examples.more["members"].ids)
+    scores: dict[str, Measure] = {}
+    outputs, remarks = list[Output](), list[str]()
+    for index, member in enumerate(data.members):
+        rows = (number == index).nonzero().flatten()
+        own = whole.of(rows, model.config.outputs_of[member.name])
+        if member.scale is None:
+            classes = own.classified()
+            known, told = class_scores(classes), [member.labels[guess] for guess in classes.guessed]
+        else:
+            regressed = own.regressed()
+            known, told = correlations(regressed), [f"{score:.2f}" for score in regressed.told]
+            remarks += [f"{member.name}: {remark}" for remark in constant(regressed)]
+        scores[f"{member.name}_{member.metric}"] = known[member.metric]
+        share = len(range(index, settings["samples"], len(data.members)))
+        for place in spaced(len(rows), share):
+            source, reference = examples.texts[int(rows[place])]
+            outputs.append(Output(f"{member.name}: {source}", reference, told[place]))
+    mean = sum(measure.value for measure in scores.values()) / len(scores)
+    loss = Measure(value=whole.loss, unit="a text", better="lower")
+    return {"mean": Measure(value=mean, better="higher"), **scores, "loss": loss}, None, outputs, remarks
+
+
+def class_scores(found: quality.Classified) -> dict[str, Measure]:
+    """What is said of a classifier; the first ranks, unless the recipe names another."""
+    return {
+        "accuracy": Measure(value=found.accuracy, unit="%", better="higher"),
+        "f1": Measure(value=found.f1, unit="%", better="higher"),
+        "matthews": Measure(value=found.matthews, unit=HUNDREDTHS, better="higher"),
+    }
+
+
+def correlations(found: quality.Regressed) -> dict[str, Measure]:
+    """What is said of a regression."""
+    return {
+        "pearson": Measure(value=found.pearson, unit=HUNDREDTHS, better="higher"),
+        "spearman": Measure(value=found.spearman, unit=HUNDREDTHS, better="higher"),
+    }
+
+
+def constant(found: quality.Regressed) -> list[str]:
+    """A remark where scores do not differ."""
+    return [f"{found.constant} is the same for all texts, so that correlations are 0"] if found.constant else []
+
+
+def check_outputs(model: Any, data: TaskData) -> None:
+    """An `InputError` where a model tells other classes, scores or tasks than those of the data."""
+    config = model.config
+    theirs = [(member["name"], member.get("labels") or []) for member in getattr(config, "members", None) or ()]
+    ours = [(member.name, list(member.labels)) for member in data.members]
+    if theirs != ours:
+        known, there = (", ".join(name for name, _ in each) or "none" for each in (theirs, ours))
+        raise InputError(
+            f"the tasks that the model knows at once are {known}, and those of the data {there}; give it data with the "
+            f"same ones, in their order and with their classes"
+        )
+    if ours:
+        return
+    if data.scale is not None:
+        if config.num_labels != 1:
+            raise InputError(f"the model tells {config.num_labels} classes, and the data has scores; leave scores out")
+        return
+    classes = tuple(str(config.id2label[index]) for index in range(config.num_labels))
+    if classes != data.labels:
+        raise InputError(
+            f"the model knows the classes {', '.join(classes)}, in this order, and the data has "
+            f"{', '.join(data.labels)}; evaluate it on data with the same ones"
+        )
 
 
 def shown(examples: Examples, index: int) -> str | None:
@@ -268,7 +348,7 @@ class Assessment:
 
     Attributes:
         model: its class; pairs that are `decoder_only` have another, see `MODELS`.
-        headline: the quality that ranks the variants, of those that `evaluate` gives.
+        headline: the quality that ranks the variants, of those that `evaluate` gives; see `headline_of`.
         evaluate: as the function of that name, for this task.
         samples: what `samples.json` calls the outputs; the report shows them accordingly.
         map_tokens: how much of an example is drawn as a map.
@@ -294,6 +374,10 @@ ASSESSMENTS = {
     "classification": Assessment(
         BareForSequenceClassification, "accuracy", evaluate_classification, "classification", counted="texts"
     ),
+    "regression": Assessment(
+        BareForSequenceClassification, "pearson", evaluate_regression, "regression", counted="texts"
+    ),
+    "multi_task": Assessment(BareForSequenceClassification, "mean", evaluate_members, "multi_task", counted="texts"),
     "image_classification": Assessment(
         BareForImageClassification, "accuracy", evaluate_classification, "images", counted="images"
     ),
@@ -312,6 +396,11 @@ def roles_of(model: type[PreTrainedModel]) -> tuple[str, ...]:
     if model is BareForCausalLM:
         return ("decoder",)
     return registry.ROLES if model is BareForSeq2SeqLM else ("encoder",)
+
+
+def headline_of(data: TaskData) -> str:
+    """The quality that ranks the variants: what the recipe chose, or what does by default."""
+    return data.headline or ASSESSMENTS[data.task].headline
 
 
 def is_causal(data: TaskData) -> bool:
@@ -346,6 +435,9 @@ def draw(model: Any, data: TaskData, take: Maps | None = None) -> dict[str, np.n
     example = data.validation[int(np.abs(lengths - int(np.median(lengths))).argmin())]
     ids = example["input_ids"][:most]
     inputs = {"input_ids": torch.from_numpy(ids.astype(np.int64))[None].to(model.device)}
+    if "token_type_ids" in example:
+        segments = example["token_type_ids"][:most].astype(np.int64)
+        inputs["token_type_ids"] = torch.from_numpy(segments)[None].to(model.device)
     if not model.config.is_encoder_decoder:
         stack = getattr(model, "stack", None)
         roles = roles_of(MODELS[data.form]) if stack is None else (stack.role,)

@@ -23,7 +23,9 @@ from bareformers import execution, pretrained, registry, run_folder
 from bareformers.assessment import (
     ASSESSMENTS,
     MODELS,
+    check_outputs,
     evaluate,
+    headline_of,
     held_out_likelihood,
     is_causal,
     likelihood_scores,
@@ -181,9 +183,10 @@ def load_teacher(recipe: Distillation) -> Teacher:
         )
     source = pretrained.section_for(source, task.name)
     data = run_folder.load_data(source, task, tokenizer)
-    known = tuple(map(str, (model.config.id2label or {}).values()))
-    if data.labels and known != data.labels:
-        raise InputError(f"the teacher knows the classes {', '.join(known)}, and the data has {', '.join(data.labels)}")
+    if data.labels or data.scale is not None or data.members:
+        check_outputs(model, data)
+    if recipe.finetune is not None:
+        execution.check_scores(recipe.finetune, data, "finetune")
     weights = sorted(folder.glob("model/*.safetensors")) or sorted(folder.glob("*.safetensors"))
     said = "Pixels are normalised as the teacher does."
     if tokenizer is not None:
@@ -490,7 +493,7 @@ class Scores:
         if key not in self.known:
             teacher, data = self.teacher.model, self.teacher.data
             model = assemble(teacher, with_parts(teacher.config, parts), {part: self.taught[part] for part in parts})
-            headline = ASSESSMENTS[data.task].headline
+            headline = headline_of(data)
             if headline == "loss":  # nothing has to be written for it
                 quality = likelihood_scores(held_out_likelihood(model, data, self.settings))
             else:
@@ -534,7 +537,7 @@ def study(teacher: Teacher, rows: Sequence[Row], graded: Sequence[Sequence[dict[
     side = "test" if len(data.test) else "validation"
     how = ", decoded greedily" if ASSESSMENTS[data.task].headline in ("bleu", "rouge_l") else ""
     return LayerStudy(
-        headline=ASSESSMENTS[data.task].headline,
+        headline=headline_of(data),
         settings=f"Scores of the {side} side{how}, of students as they were distilled, before any fine-tuning.",
         teacher=whole,
         depth={role: teacher.model.config.num_layers(role) for role in teacher.roles},

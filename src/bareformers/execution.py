@@ -24,18 +24,18 @@ from bareformers.assessment import (
     MODELS,
     draw,
     evaluate,
+    headline_of,
     held_out,
     is_causal,
     padded,
     roles_of,
     write_samples,
 )
-from bareformers.data.batching import BatchPlan
 from bareformers.data.tasks import TaskData
 from bareformers.errors import Diverged, InputError, Interrupted
 from bareformers.measure import cost, environment, quality, speed
 from bareformers.models import BareConfig, BareForSequenceClassification
-from bareformers.recipe import Start, Study, Task, Training
+from bareformers.recipe import Budget, Finetune, Start, Study, Task, Training
 from bareformers.report import html
 from bareformers.report.result import Comparison, Measure, RunResult, aggregate, write_csv
 from bareformers.run_folder import Log, Run, load_model, save_model
@@ -96,7 +96,7 @@ def carry_out(each: Run, data: TaskData, log: Log, make: Maker) -> None:
         result.budget = make(each, data, note)
     except Diverged as error:
         note(f"{error}; it counts as diverged, and the others go on")
-        result.status, result.quality = "diverged", {ASSESSMENTS[data.task].headline: Measure(value=math.nan)}
+        result.status, result.quality = "diverged", {headline_of(data): Measure(value=math.nan)}
         result.save(each.result_file)
         return
     model, _ = load_model(each.folder)
@@ -163,7 +163,11 @@ def learn(trainer: BareTrainer, data: TaskData, note: Log) -> None:
 def check_unfreezing(each: Run, data: TaskData) -> None:
     """An `InputError` where the budget is known to end before gradual unfreezing has come to the lowest depth."""
     training = each.training
-    if training.unfreezing == "none" or training.budget.minutes is not None:
+    if training.unfreezing == "none":
+        return
+    if data.train.sampling is not None:
+        raise InputError(f"{each.label}: unfreezing: gradual counts epochs of one length; write sampling: proportional")
+    if training.budget.minutes is not None:
         return
     plan = plan_of(training, data.train, each.seed)
     depth = depths(name for name, _ in hollow(MODELS[data.form], each.config).named_parameters())
@@ -173,6 +177,19 @@ def check_unfreezing(each: Run, data: TaskData) -> None:
             f"{each.label}: unfreezing: gradual takes an epoch for each of {max(depth.values()) + 1} depths, and a "
             f"budget of {plan.epochs:.3g} epochs ends before the lowest {count} learn; give more than "
             f"{max(depth.values())} epochs, or write unfreezing: none"
+        )
+
+
+def check_scores(training: Training, data: TaskData, where: str) -> None:
+    """An `InputError` for a setting that would do nothing, or no good, where scores are told."""
+    if not data.has_classes:
+        idle = ["label_smoothing"] if training.label_smoothing else []
+        idle += ["temperature"] if isinstance(training, Finetune) and training.temperature != 1 else []
+        if idle:
+            raise InputError(f"{where}.{idle[0]} is about classes, and scores have none; leave it out")
+    if data.members and isinstance(training, Finetune) and training.logits:
+        raise InputError(
+            f"{where}.logits is for one task at a time, and there are {len(data.members)}; write logits: 0"
         )
 
 
@@ -223,7 +240,7 @@ def compare(recipe: Study, runs: Sequence[Run], data: TaskData, command: str, lo
         name=recipe.name,
         command=command,
         baseline=recipe.baseline_name,
-        headline=ASSESSMENTS[data.task].headline,
+        headline=headline_of(data),
         description=recipe.description,
         environment=environment.describe(recipe.training.precision),
         recipe=recipe.model_dump(mode="json"),
@@ -268,7 +285,7 @@ def measure_cost(model: Any, each: Run, data: TaskData) -> dict[str, Measure]:
 
 def timed_batches(training: Training, data: TaskData) -> list[dict[str, Tensor]]:
     """The first training batches of seed 0, the same for every variant."""
-    plan = BatchPlan(data.train.lengths, data.train.label_tokens, training.batch_tokens, seed=0, steps=TIMED_BATCHES)
+    plan = plan_of(training.model_copy(update={"budget": Budget(steps=TIMED_BATCHES), "accumulate": 1}), data.train, 0)
     return [data.collate([data.train[index] for index in indices]) for indices in plan]
 
 

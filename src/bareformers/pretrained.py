@@ -64,6 +64,9 @@ def task_of(model: Any, own: Mapping[str, Any]) -> str:
             return "translation"
         raise InputError(f"a {name} does no task that is known here; encoder-decoders are to translate")
     if found := next((task for head, (task, _) in run_folder.HEADS.items() if head in name), None):
+        if found == "classification":
+            several = getattr(model.config, "members", None)
+            return "multi_task" if several else "regression" if model.config.num_labels == 1 else found
         return found
     raise InputError(
         f"a {name} does no task that is known here; load one with a head, such as a ...ForSequenceClassification"
@@ -122,7 +125,8 @@ def section_for(given: Mapping[str, Any], task: str) -> dict[str, Any]:
         return dict(given)
     if task == "translation" and ("root" in given or "tsv" in given):
         return {"name": "parallel", **given}
-    if task not in ("classification", "language_modelling", "masked_language_modelling"):
+    is_judged = task in ("classification", "regression")
+    if not is_judged and task not in ("language_modelling", "masked_language_modelling"):
         raise InputError(f"which files belong to {task} is not clear; write the data section, with its name")
     files = given.get("train", given.get("path"))
     files = [files] if isinstance(files, str) else files
@@ -132,9 +136,10 @@ def section_for(given: Mapping[str, Any], task: str) -> dict[str, Any]:
             "with a source"
         )
     suffix = Path(files[0]).suffix
-    if task == "classification":
+    if is_judged:
         said: dict[str, Any] = {"format": suffix[1:]} if suffix in TABLES else {}
-        if said and not {"text", "label"} <= set(given):
+        said |= {"scores": True} if task == "regression" else {}
+        if "format" in said and not {"text", "label"} <= set(given):
             said |= columns_of(files[0])
         return {"name": "labelled_text", **said, **given}
     if suffix in TABLES:
@@ -143,18 +148,20 @@ def section_for(given: Mapping[str, Any], task: str) -> dict[str, Any]:
 
 
 def columns_of(file: str) -> dict[str, Any]:
-    """Which columns of a table have texts and labels, by its first line, as options of `labelled_text`."""
+    """Which columns of a table have texts, pairs and labels, by its first line, as options of `labelled_text`."""
     suffix = Path(file).suffix
     first = next((line for line in read_lines(user_path(file)) if line.strip()), "")
     cells = next(csv.reader([first])) if suffix == ".csv" else first.split(TABLES[suffix])
     found = [cell.strip() for cell in cells]
-    text = next((name for name in ("text", "sentence") if name in found), None)
-    if text is None or "label" not in found:
+    text = next((name for name in ("text", "sentence", "sentence1") if name in found), None)
+    label = next((name for name in ("label", "score") if name in found), None)
+    if text is None or label is None:
         raise InputError(
             f"{file} has the columns {', '.join(found)}, and a text and a label are needed; name them text and label "
             f"in the first line, or write the data section"
         )
-    return {"text": text, "label": "label"}
+    pair = {"second": "sentence2"} if text == "sentence1" and "sentence2" in found else {}
+    return {"text": text, **pair, "label": label}
 
 
 def laid_over(own: Mapping[str, Any] | None, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ classes are known (`registry.options`, `BareConfig.from_recipe`). All other keys
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from pathlib import Path
 from string import Formatter
@@ -55,6 +56,15 @@ Rates = Annotated[list[Rate], Field(min_length=1), AfterValidator(_no_repeats)]
 Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1), AfterValidator(_no_repeats)]
 
 
+HEADLINES = {
+    "classification": ("accuracy", "f1", "matthews"),
+    "image_classification": ("accuracy", "f1", "matthews"),
+    "regression": ("pearson", "spearman"),
+    "multi_task": ("accuracy", "f1", "matthews", "pearson", "spearman"),
+}
+"""What may rank models, by task; the first does by default."""
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -65,6 +75,8 @@ class Task(Section):
     name: Literal[
         "recall",
         "classification",
+        "regression",
+        "multi_task",
         "image_classification",
         "masked_language_modelling",
         "language_modelling",
@@ -82,6 +94,8 @@ class Task(Section):
     patch: Count | None = None  # image_classification: pixels on a side of what becomes a position
     shift: Annotated[int, Field(ge=0)] = 0  # image_classification: the most that training images are moved, in pixels
     decoder_only: bool = False  # of pairs: one decoder reads the source and goes on with the target
+    headline: str | dict[str, str] = ""  # what ranks models that tell classes or scores; multi_task: of which members
+    sampling: Any = "proportional"  # multi_task: or {temperature: 2}, for more of the small members
 
     @property
     def form(self) -> str:
@@ -101,6 +115,40 @@ class Task(Section):
                 f"leave it out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _ranks(self) -> Task:
+        known = HEADLINES.get(self.name, ())
+        if self.headline and not known:
+            raise ValueError(f"what ranks models of {self.name} is fixed, so headline would do nothing; leave it out")
+        if self.headline and isinstance(self.headline, str) == (self.name == "multi_task"):
+            such = "{cola: matthews}, with the name of a member" if self.name == "multi_task" else known[0]
+            raise ValueError(f"headline of {self.name} is written as in headline: {such}, not {self.headline!r}")
+        for given in self.headline.values() if isinstance(self.headline, dict) else filter(None, [self.headline]):
+            if given not in known:
+                raise ValueError(f"headline {given!r} is none of {self.name}; write {' or '.join(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _samples(self) -> Task:
+        if self.sampling == "proportional":
+            return self
+        if self.name != "multi_task":
+            raise ValueError(f"{self.name} has one data set, so sampling would do nothing; leave it out")
+        given = (
+            self.sampling.get("temperature") if isinstance(self.sampling, dict) and len(self.sampling) == 1 else None
+        )
+        if not isinstance(given, int | float) or isinstance(given, bool) or not 0 < given < math.inf:
+            raise ValueError(
+                f"sampling is proportional, or has a temperature above 0, as in {{temperature: 2}}, not "
+                f"{self.sampling!r}"
+            )
+        return self
+
+    @property
+    def temperature(self) -> float:
+        """Of the sampling of several tasks; 1 in proportion to their sizes."""
+        return 1.0 if self.sampling == "proportional" else float(self.sampling["temperature"])
 
     @model_validator(mode="after")
     def _masks(self) -> Task:

@@ -25,7 +25,16 @@ from torch import nn
 from transformers import set_seed
 
 from bareformers import execution, pretrained, recipe, registry, run_folder
-from bareformers.assessment import MODELS, draw, evaluate, held_out_likelihood, is_causal, padded, write_samples
+from bareformers.assessment import (
+    MODELS,
+    check_outputs,
+    draw,
+    evaluate,
+    held_out_likelihood,
+    is_causal,
+    padded,
+    write_samples,
+)
 from bareformers.data.examples import part
 from bareformers.data.tasks import TaskData
 from bareformers.data.tokens import bytes_per_token
@@ -46,7 +55,8 @@ from bareformers.training.objectives import Imitated, Objective, OpenImitation
 from bareformers.training.trainer import BareTrainer
 
 METRICS: dict[str, tuple[str, ...]] = {
-    "classification": ("accuracy",),
+    "classification": ("accuracy", "f1", "matthews"),
+    "regression": ("pearson", "spearman"),
     "language_modelling": ("bits_per_byte", "perplexity"),
     "masked_language_modelling": ("accuracy", "perplexity"),
     "recall": ("accuracy",),
@@ -219,8 +229,13 @@ def begin(paring: Paring) -> Subject:
     trained = validated(Task, own.get("task") or {"name": kind}, "task")
     if MODELS[task.form] is not MODELS[trained.form]:
         raise InputError(f"{paring.model} is a {type(model).__name__}, which is no model for {task.name}")
+    if task.name not in METRICS:
+        raise InputError(
+            f"{paring.model} is for several tasks at once, and a paring bounds the loss of one; save one of them by "
+            f"model.for_member(name).save_pretrained(folder), with the tokenizer, and pare that"
+        )
     known = tuple(each for each in METRICS[task.name] if each != "bits_per_byte" or bytes_per_token(tokenizer).any())
-    metric = paring.metric or known[0]
+    metric = paring.metric or task.headline or known[0]
     if metric not in known:
         raise unknown(f"metric for {task.name}", metric, known)
     if task.positions > limit:
@@ -236,6 +251,10 @@ def begin(paring: Paring) -> Subject:
         raise InputError(f"{paring.model} has no recipe.yaml that says what it was trained on; write --data, or data:")
     section = pretrained.section_for(given, task.name)
     data = run_folder.load_data(section, task, tokenizer, model)
+    if paring.finetune is not None:
+        execution.check_scores(paring.finetune, data, "finetune")
+    if data.labels or data.scale is not None:
+        check_outputs(model, data)
     plugins = list(dict.fromkeys([*(own.get("plugins") or []), *paring.plugins]))
     found = {"plugins": plugins, "data": section, "task": task.model_dump(mode="json"), "metric": metric}
     paring = paring.model_copy(update=found)

@@ -13,6 +13,7 @@ from bareformers.execution import (
     Carrier,
     Job,
     budget,
+    check_scores,
     check_unfreezing,
     compare,
     fit,
@@ -71,6 +72,7 @@ def expand(recipe: Recipe, data: TaskData) -> list[Run]:
     runs = []
     for variant in recipe.variants:
         training = recipe.training_for(variant)
+        check_scores(training, data, "training")
         sized: dict[Start | None, tuple[BareConfig, int]] = {}
         for seed in recipe.seeds_for(variant):
             start = recipe.start_for(variant, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import json
 import shutil
 import sys
@@ -275,7 +276,13 @@ def reload(folder: Path, overrides: Sequence[str]) -> tuple[Any, TaskData, dict[
                 f"{override!r} changes nothing that is evaluated; write data.<key>=... or evaluation.<key>=..."
             )
         try:
-            resolved[section][name] = yaml.safe_load(value)
+            *path, last = name.split(".")
+            there = resolved[section]
+            for part in path:
+                there = there.setdefault(part, {})
+            there[last] = yaml.safe_load(value)
+        except (TypeError, AttributeError):
+            raise InputError(f"{override!r}: {section} has no such place") from None
         except yaml.YAMLError as error:
             raise InputError(f"{override!r} cannot be read: {' '.join(str(error).split())}") from error
     settings = validated(Evaluation, resolved["evaluation"], "evaluation").model_dump()
@@ -292,7 +299,7 @@ def load_data(section: dict[str, Any], task: Task, tokenizer: Any = None, model:
         model: a trained one, in whose order the classes are to be.
     """
     corpus = corpus_of(section)
-    if corpus.kind == "labelled" and model is not None:
+    if corpus.kind == "labelled" and task.name == "classification" and model is not None:
         known = tuple(str(model.config.id2label[index]) for index in range(model.config.num_labels))
         found = corpus.labels or tuple(dict.fromkeys(item.label for item in cast(tuple[Labelled, ...], corpus.train)))
         if set(found) != set(known):
@@ -301,7 +308,9 @@ def load_data(section: dict[str, Any], task: Task, tokenizer: Any = None, model:
                 f"them alike, as with label_names: [{', '.join(known)}]"
             )
         corpus = replace(corpus, labels=known)
-    return prepared(corpus, task, tokenizer)
+    can_read = model is not None and "token_type_ids" in inspect.signature(type(model).forward).parameters
+    reads_segments = can_read and getattr(model.config, "type_vocab_size", 0) > 1
+    return prepared(corpus, task, tokenizer, reads_segments)
 
 
 def corpus_of(section: dict[str, Any], where: str = "data") -> Corpus:
@@ -311,7 +320,7 @@ def corpus_of(section: dict[str, Any], where: str = "data") -> Corpus:
     return found
 
 
-def prepared(corpus: Corpus, task: Task, tokenizer: Any = None) -> TaskData:
+def prepared(corpus: Corpus, task: Task, tokenizer: Any = None, reads_segments: bool = False) -> TaskData:
     """The task of a recipe on what a source reads; by default with a tokenizer of its own."""
     return prepare(
         corpus,
@@ -325,6 +334,9 @@ def prepared(corpus: Corpus, task: Task, tokenizer: Any = None) -> TaskData:
         shift=task.shift,
         share=task.share,
         decoder_only=task.decoder_only,
+        headline=task.headline,
+        temperature=task.temperature,
+        reads_segments=reads_segments,
     )
 
 

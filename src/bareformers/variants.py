@@ -14,10 +14,12 @@ from bareformers import registry
 from bareformers.assessment import ASSESSMENTS, MODELS, roles_of
 from bareformers.data.tasks import TaskData
 from bareformers.errors import InputError, unknown
-from bareformers.models import BareConfig, BareForSeq2SeqLM
+from bareformers.models import BareConfig, BareForSeq2SeqLM, BareForSequenceClassification
 from bareformers.recipe import Recipe, Start
 from bareformers.training.ledger import Ledger
 
+JUDGING = tuple(task for task, model in MODELS.items() if model is BareForSequenceClassification)
+"""Tasks of models that tell something of whole texts: classes or scores."""
 CHANGEABLE = ("dropout", "attention_dropout", "classifier_pooling")  # in a run that starts from another
 
 
@@ -29,6 +31,7 @@ def configure(recipe: Recipe, variant: str, data: TaskData, start: Start | None 
     fixed = {
         "is_encoder_decoder": MODELS[data.form] is BareForSeq2SeqLM,
         "length_ratio": data.length_ratio,
+        **dict.fromkeys(("score_mean", "score_std", "members")),
         **(of_text(data) if data.images is None else of_images(data)),
     }
     given = recipe.model_for(variant)
@@ -62,9 +65,12 @@ def configure(recipe: Recipe, variant: str, data: TaskData, start: Start | None 
     except InputError as error:
         raise InputError(f"variant {variant!r}: {error}") from None
     config.architectures = [MODELS[data.form].__name__]
-    if data.labels:
-        config.id2label = dict(enumerate(data.labels))
-        config.label2id = {label: index for index, label in enumerate(data.labels)}
+    if data.members:
+        config.give_members([member.outputs for member in data.members])
+    elif data.scale is not None:
+        config.give_labels(None, **asdict(data.scale))
+    elif data.labels:
+        config.give_labels(data.labels)
     return config
 
 
@@ -106,7 +112,8 @@ def refuse_idle(given: dict[str, Any], data: TaskData, reads_causally: bool = Fa
         reads_causally: of a classifier, whether its stack is a decoder.
     """
     own = roles_of(MODELS[data.form])
-    if reads_causally and data.task == "classification":
+    judges = data.task in JUDGING
+    if reads_causally and judges:
         own = ("decoder",)
     idle = {f"{role}_mixer" for role in registry.ROLES if role not in own}
     if "cross" not in own:
@@ -114,17 +121,15 @@ def refuse_idle(given: dict[str, Any], data: TaskData, reads_causally: bool = Fa
     if unused := sorted(idle & set(given)):
         names = {
             "masked_language_modelling": "a masked language model",
-            "classification": "a classifier",
+            **dict.fromkeys(JUDGING, "a classifier that reads causally" if reads_causally else "a classifier"),
             "image_classification": "a classifier of images",
             "decoder_only": "a model with decoder_only",
         }
-        if reads_causally:
-            names["classification"] = "a classifier that reads causally"
         lacks = "decoder" if "encoder" in own else "encoder"
         raise InputError(f"{names.get(data.form, 'a language model')} has no {lacks}, so {unused[0]} would do nothing")
     readers = {
-        "classifier_pooling": ("classification", "image_classification"),
-        "classifier_causal": ("classification",),
+        "classifier_pooling": (*JUDGING, "image_classification"),
+        "classifier_causal": JUDGING,
     }
     for key, tasks in readers.items():
         if key in given and data.task not in tasks:
@@ -158,7 +163,7 @@ def started(start: Start, config: BareConfig, given: dict[str, Any], data: TaskD
         for task, each in ASSESSMENTS.items()
         if roles_of(each.model) == roles_of(ours) and each.model.main_input_name == ours.main_input_name
     }
-    if data.task == "classification":
+    if data.task in JUDGING:
         able["language_modelling"] = ASSESSMENTS["language_modelling"].model.__name__
     there = (config.architectures or ["something else"])[0]
     if there not in able.values():
@@ -166,12 +171,12 @@ def started(start: Start, config: BareConfig, given: dict[str, Any], data: TaskD
             f"{data.task} cannot start from {start.run}, whose model is a {there}; "
             f"start from a run of {' or '.join(able)}"
         )
-    if config.classifier_causal and data.task != "classification":
+    if config.classifier_causal and data.task not in JUDGING:
         raise InputError(
             f"{data.task} cannot start from {start.run}, which reads causally; start from one that reads both sides"
         )
     own = {name: getattr(config, name) for name in BareConfig.__annotations__}
-    own["classifier_causal"] = data.task == "classification" and is_causal_model(config)
+    own["classifier_causal"] = data.task in JUDGING and is_causal_model(config)
     for key, value in given.items():
         if key not in own:
             raise unknown("model key", key, own)

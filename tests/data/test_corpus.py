@@ -103,7 +103,7 @@ def test_sources_need_no_torch():
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    text = ["dialogues", "docstrings", "hub", "jsonl", "labelled_text", "libreoffice_help", "parallel"]
+    text = ["dialogues", "docstrings", "hub", "jsonl", "labelled_text", "libreoffice_help", "mixture", "parallel"]
     text += ["python_stdlib", "text"]
     made_up = ["associative_retrieval", "copy", "multi_query_recall", "overwriting", "reverse"]
     assert done.stdout.split() == sorted([*text, *made_up, "images"])

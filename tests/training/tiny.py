@@ -90,6 +90,33 @@ def write_labelled(path: Path, count: int, seed: int) -> Path:
     return path
 
 
+def write_like(path: Path, source: dict[str, Any], count: int = 200) -> Path:
+    """Labelled texts in the form that a `labelled_text` reads: lines, or columns with pairs and with scores."""
+    if source.get("format", "lines") == "lines":
+        return write_labelled(path, count, seed=0)
+    rows = []
+    for item in scored_pairs(count, seed=0):
+        row = [""] * max(source[key] for key in ("text", "second", "label") if key in source)
+        row[source["text"] - 1] = item.text
+        row[source.get("second", source["text"]) - 1] = item.second if "second" in source else item.text
+        row[source["label"] - 1] = item.label if source.get("scores") else str(int(float(item.label) > 1))
+        rows.append("\t".join(row) + "\n")
+    path.write_text("".join(rows), encoding="utf-8")
+    return path
+
+
+def scored_pairs(count: int, seed: int) -> list[Labelled]:
+    """Pairs of two words each; the score is how many words both have, and a half."""
+    random, words = np.random.default_rng(seed), vocabulary()[:60]
+    found = []
+    for _ in range(count):
+        first = random.choice(words, 2, replace=False).tolist()
+        second = [random.choice([word, str(random.choice(words))]) for word in first]
+        same = len(set(first) & set(second))
+        found.append(Labelled(" ".join(first), f"{same}.5", " ".join(map(str, second))))
+    return found
+
+
 def write_images(path: Path, count: int = 120, size: int = 12, seed: int = 0) -> Path:
     """Gray squares of noise with a bright bar, which lies for 0, stands for 1 and is missing for 2."""
     random = np.random.default_rng(seed)
@@ -164,6 +191,25 @@ def classification(folder: Path, *variants: str) -> Path:
     return _write_recipe(folder, "classification", data, {name: {"mixer": name} for name in variants or VARIANTS})
 
 
+def regression(folder: Path, *variants: str) -> Path:
+    """The recipe of a comparison of regressions of made-up pairs; of all three variants by default."""
+    data = {"name": "labelled_text", "format": "tsv", "text": 1, "second": 2, "label": 3, "scores": True}
+    data["path"] = str(write_like(folder / "pairs.tsv", data, 400))
+    return _write_recipe(folder, "regression", data, {name: {"mixer": name} for name in variants or VARIANTS})
+
+
+def multi_task(folder: Path, *variants: str) -> Path:
+    """The recipe of a comparison of encoders that learn classes of sentences and of pairs, and scores, at once."""
+    data = {"name": "labelled_text", "format": "tsv", "text": 1, "second": 2, "label": 3}
+    members = {
+        "kinds": {"name": "labelled_text", "path": str(write_labelled(folder / "kinds.txt", 300, seed=0))},
+        "same": {**data, "path": str(write_like(folder / "same.tsv", data, 100))},
+        "alike": {**data, "scores": True, "path": str(write_like(folder / "alike.tsv", {**data, "scores": True}, 50))},
+    }
+    chosen = {name: {"mixer": name} for name in variants or VARIANTS}
+    return _write_recipe(folder, "multi_task", {"name": "mixture", "members": members}, chosen)
+
+
 def image_classification(folder: Path, *variants: str) -> Path:
     """The recipe of a comparison of classifiers of made-up images, in 3 x 3 patches; of three variants by default."""
     data = {"name": "images", "path": str(write_images(folder / "images.npz"))}
@@ -234,8 +280,11 @@ def two_steps(path: Path, folder: Path) -> list[str]:
     ]
     if is_distillation(path):  # the teacher has data and sizes
         return overrides
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    data = recipe["data"]
     overrides += ["model.hidden_size=32", "model.intermediate_size=64"]
+    if is_comparison(path) and data["name"] in ("labelled_text", "mixture") and "start_from" not in recipe:
+        overrides.append("model.num_hidden_layers=1")
     if data["name"] == "images":
         return [*overrides, f"data.path={write_images(folder / 'images.npz', size=28)}"]
     overrides.append("task.vocab_size=400")
@@ -254,10 +303,17 @@ def two_steps(path: Path, folder: Path) -> list[str]:
     elif data["name"] == "text":
         overrides += ["data.train=null", "data.validation=null", "data.test=null", "data.documents=paragraphs"]
         overrides.append(f"data.path={write_text(folder / 'text.txt')}")
-    elif data["name"] == "labelled_text":
-        overrides += [f"data.path={write_labelled(folder / 'labelled.txt', 200, seed=0)}", "data.label_names=null"]
-        overrides += [f"data.{side}=null" for side in ("train", "validation", "test")]
+    for place, source in {"data": data, **{f"data.members.{name}": own for name, own in members_of(data)}}.items():
+        if source["name"] == "labelled_text":
+            file = write_like(folder / f"{place}.txt", source)
+            overrides += [f"{place}.path={file}", f"{place}.label_names=null"]
+            overrides += [f"{place}.{side}=null" for side in ("train", "validation", "test")]
     return overrides
+
+
+def members_of(data: dict[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
+    """The data sections of several tasks at once, by name; none of one."""
+    return (data.get("members") or {}).items()
 
 
 def is_distillation(path: Path) -> bool:

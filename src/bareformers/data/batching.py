@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from typing import TypeVar
@@ -35,10 +36,47 @@ class Visit(int):
         return visit
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How often an epoch visits the examples of each of several members.
+
+    Each member's examples are read pass by pass, every pass in an order of its own, and an epoch takes up where the one
+    before it left off: whatever the share of a member, all its examples come equally often in the long run.
+
+    Attributes:
+        sizes: how many examples each member has; they stand one after the other.
+        visits: how many of them an epoch takes.
+    """
+
+    sizes: tuple[int, ...]
+    visits: tuple[int, ...]
+
+    @classmethod
+    def by_temperature(cls, sizes: Sequence[int], temperature: float) -> Sampling:
+        """As many visits as there are examples, of each member in proportion to its size ** (1 / temperature)."""
+        shares = np.array(sizes, np.float64) ** (1 / temperature)
+        ends = np.rint(np.cumsum(shares) / shares.sum() * sum(sizes)).astype(int)
+        return cls(tuple(sizes), tuple(np.diff(ends, prepend=0).tolist()))
+
+    def __call__(self, seed: int, epoch: int) -> Indices:
+        """The indices that an epoch visits."""
+        found, first = [], 0
+        for member, (size, visits) in enumerate(zip(self.sizes, self.visits, strict=True)):
+            start, stop = epoch * visits, (epoch + 1) * visits
+            passes = range(start // size, -(-stop // size))
+            orders = [np.random.default_rng([seed, member, each]).permutation(size) for each in passes]
+            if orders:
+                offset = passes.start * size
+                found.append(first + np.concatenate(orders)[start - offset : stop - offset])
+            first += size
+        return np.concatenate(found)
+
+
 class BatchPlan(Sampler[list[int]]):
     """The training batches in order, as lists of example indices, each a `Visit`.
 
-    In every epoch each example comes once, batches hold examples of similar length, and their order is random.
+    In every epoch each example comes once, or as often as `sampling` says, batches hold examples of similar length, and
+    their order is random.
     `rows * longest side <= batch_tokens` holds for every batch, but that an example longer than `batch_tokens` makes
     one alone. Equal arguments give equal plans on every machine, and a longer budget only adds batches.
 
@@ -51,6 +89,7 @@ class BatchPlan(Sampler[list[int]]):
         tokens: stop with the batch that reaches so many predicted tokens; or
         epochs: stop with the batch that completes so many passes, which may be a fraction. At most one of the three;
             with none of them the plan has no end.
+        sampling: which examples an epoch visits; by default all.
 
     Attributes:
         tokens: predicted tokens of the whole plan; None where it has no end.
@@ -67,12 +106,13 @@ class BatchPlan(Sampler[list[int]]):
         steps: int | None = None,
         tokens: int | None = None,
         epochs: float | None = None,
+        sampling: Sampling | None = None,
     ) -> None:
         self._lengths, self._label_tokens = np.asarray(lengths, np.int64), np.asarray(label_tokens, np.int64)
         if not self._label_tokens.sum():
             raise InputError("there are no examples with tokens to predict")
         self._batch_tokens = _positive("batch_tokens", batch_tokens)
-        self._seed = seed
+        self._seed, self._sampling = seed, sampling
         self._steps: int | None = None
         self.tokens: int | None = None
         self.epochs: float | None = None
@@ -91,7 +131,7 @@ class BatchPlan(Sampler[list[int]]):
 
     @cached_property
     def batches_per_epoch(self) -> int:
-        """The same in every epoch, for which examples share a batch follows from their lengths alone."""
+        """Without `sampling` the same in every epoch, for which examples share a batch follows from their lengths."""
         return len(self._epoch(0)[1])
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -105,9 +145,14 @@ class BatchPlan(Sampler[list[int]]):
                 yield [Visit(index, self._seed, epoch) for index in order[start:stop].tolist()]
 
     def _epoch(self, epoch: int) -> tuple[Indices, Indices]:
-        """All examples in the order of this epoch, and where its batches start."""
+        """The examples of this epoch in their order, and where its batches start."""
         random = np.random.default_rng([self._seed, epoch])
-        order, starts = _similar(self._lengths, self._label_tokens, self._batch_tokens, random)
+        lengths, label_tokens = self._lengths, self._label_tokens
+        visited = None if self._sampling is None else self._sampling(self._seed, epoch)
+        if visited is not None:
+            lengths, label_tokens = lengths[visited], label_tokens[visited]
+        order, starts = _similar(lengths, label_tokens, self._batch_tokens, random)
+        order = order if visited is None else visited[order]
         turn = random.permutation(len(starts))
         rows = np.diff(starts, append=len(order))[turn]
         moved = np.cumsum(rows) - rows

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from bareformers.errors import InputError
 
-Kind = Literal["documents", "pairs", "sequences", "labelled", "images"]
+Kind = Literal["documents", "pairs", "sequences", "labelled", "scored", "mixture", "images"]
 Pair = tuple[str, ...]
 """A source, its target, and what else would be right for it."""
 
@@ -25,16 +26,26 @@ NOUNS: dict[Kind, str] = {
     "pairs": "pair",
     "sequences": "sequence",
     "labelled": "labelled text",
+    "scored": "scored text",
+    "mixture": "text",
     "images": "image",
 }
+
+BESIDE = "‖"  # stands between the texts of a pair, for people
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A text and the name of its class."""
+    """A text, or two that belong together, and the name of its class, or its score in digits."""
 
     text: str
     label: str
+    second: str | None = None
+
+    @property
+    def whole(self) -> str:
+        """Both texts, for people."""
+        return self.text if self.second is None else f"{self.text} {BESIDE} {self.second}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +90,8 @@ class Corpus:
 
     Attributes:
         kind: `documents` for strings, `pairs` for (source, target) strings, with other right targets behind them where
-            there are any, `sequences` for `WordSequence`, `labelled` for `Labelled`, `images` for `LabelledImage`.
+            there are any, `sequences` for `WordSequence`, `labelled` for `Labelled`, `scored` for those whose labels
+            are numbers, `mixture` for both, `images` for `LabelledImage`.
         train, validation, test: items of that kind, in a fixed order.
         notes: sentences for the log and the report: what was read, what was removed and why.
         languages: of pairs, as (source, target), where the source of the data knows them.
@@ -87,6 +99,7 @@ class Corpus:
         labels: of labelled texts and images, every class, in the order of their ids; where empty, those of the training
             side.
         unlabelled: texts of the training side without a label, which language models and tokenizers read.
+        members: of a mixture, the corpora by name whose sides, one after the other, are those of the mixture.
     """
 
     kind: Kind
@@ -98,6 +111,7 @@ class Corpus:
     vocabulary: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     unlabelled: tuple[str, ...] = ()
+    members: Mapping[str, Corpus] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for part in ("train", "validation"):
@@ -132,8 +146,8 @@ class Corpus:
             sides[part] = tuple(kept)
             if empty:
                 said.append(_emptied(kind, empty, f" of the {part} side"))
-        seen = {_first(item) for item in sides["train"]}
-        if repeated := sum(_first(item) in seen for item in sides["test"]):
+        seen = {_content(item) for item in sides["train"]}
+        if repeated := sum(_content(item) in seen for item in sides["test"]):
             what = "source sentences" if kind == "pairs" else f"{NOUNS[kind]}s"
             said.append(f"Of {len(sides['test']):,} test {what}, {repeated:,} also stand in the training side.")
         train, validation, test = sides.values()
@@ -187,6 +201,22 @@ class Corpus:
         train, validation, test = (tuple(sides[part]) for part in PARTS)
         return cls(kind, train, validation, test, tuple(said), languages, labels=tuple(labels))
 
+    @classmethod
+    def mixed(cls, members: Mapping[str, Corpus]) -> Corpus:
+        """Labelled and scored texts of several tasks, by name."""
+        train, validation, test = (
+            tuple(item for member in members.values() for item in getattr(member, part)) for part in PARTS
+        )
+        return cls(
+            "mixture",
+            train,
+            validation,
+            test,
+            tuple(f"{name}: {note}" for name, member in members.items() for note in member.notes),
+            unlabelled=tuple(text for member in members.values() for text in member.unlabelled),
+            members=members,
+        )
+
     def withholding(self, kept: int, seed: int) -> Corpus:
         """Labelled texts of which `kept` of the training side keep their labels; the others are `unlabelled`.
 
@@ -205,14 +235,15 @@ class Corpus:
             )
         found: set[int] = set()
         for label, count in shared_out(kept, {label: len(indices) for label, indices in of_class.items()}).items():
-            hashes = {index: sha256(f"{seed} {items[index].text}".encode()).digest() for index in of_class[label]}
+            texts = {index: " ".join(texts_of(items[index])) for index in of_class[label]}
+            hashes = {index: sha256(f"{seed} {text}".encode()).digest() for index, text in texts.items()}
             found.update(sorted(of_class[label], key=lambda index: (hashes[index], index))[:count])
         said = f"Of {counted(len(items), 'training text')}, {kept:,} keep their labels, chosen by hash."
         return replace(
             self,
             train=tuple(item for index, item in enumerate(items) if index in found),
             notes=(*self.notes, said),
-            unlabelled=tuple(item.text for index, item in enumerate(items) if index not in found),
+            unlabelled=tuple(text for index, item in enumerate(items) if index not in found for text in texts_of(item)),
         )
 
     def less(self, share: float) -> Corpus:
@@ -222,6 +253,8 @@ class Corpus:
         """
         if share == 1:
             return self
+        if self.members:
+            return Corpus.mixed({name: member.less(share) for name, member in self.members.items()})
         items = [(_key(item), _size(item)) for item in self.train]
         texts = [(sha256(text.encode()).digest(), len(text)) for text in self.unlabelled]
         kept, kept_texts = _first_by_hash(items, share), _first_by_hash(texts, share)
@@ -235,8 +268,11 @@ class Corpus:
         )
 
     def documents(self) -> Corpus:
-        """Labelled texts as documents: their labels are not read, and those that have none count too."""
-        sides = [tuple(texts_of(item)[0] for item in cast(tuple[Item, ...], getattr(self, part))) for part in PARTS]
+        """Labelled texts, both of a pair, as documents: labels are not read, and those that have none count too."""
+        sides = [
+            tuple(text for item in cast(tuple[Item, ...], getattr(self, part)) for text in texts_of(item))
+            for part in PARTS
+        ]
         note = "Labels are not read; every text is a document."
         return Corpus("documents", (*sides[0], *self.unlabelled), sides[1], sides[2], (*self.notes, note))
 
@@ -321,6 +357,17 @@ def read_lines(path: Path) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
+def score_of(label: str, where: str) -> float:
+    """The number that a label spells; `where` names it in errors."""
+    try:
+        found = float(label)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise InputError(f"{where}: the score {label!r} is no number; write one as in 3.5, or leave scores: true out")
+    return found
+
+
 def one_way(where: str, path: object, train: object, validation: object, test: object) -> None:
     """Raise an `InputError` unless either `path`, or `train` with `validation`, is given, and not both."""
     if path is not None and (train, validation, test) != (None, None, None):
@@ -340,7 +387,7 @@ def refuse_unused(source: Any, names: Iterable[str], why: str) -> None:
 def texts_of(item: Item) -> tuple[str, ...]:
     """The texts in an item: a document, all of a pair, or what has a label; of an image its digest."""
     if isinstance(item, Labelled):
-        return (item.text,)
+        return (item.text,) if item.second is None else (item.text, item.second)
     if isinstance(item, LabelledImage):
         return (item.digest,)
     return (item,) if isinstance(item, str) else item
@@ -355,7 +402,7 @@ def _cleaned(items: Iterable[Item]) -> tuple[list[Item], int]:
 
 def _stripped(item: Item) -> Item:
     if isinstance(item, Labelled):
-        return Labelled(item.text.strip(), item.label)
+        return Labelled(item.text.strip(), item.label, None if item.second is None else item.second.strip())
     return item if isinstance(item, str | LabelledImage) else tuple(text.strip() for text in item)
 
 
@@ -385,8 +432,9 @@ def _first_by_hash(items: Sequence[tuple[bytes, int]], share: float) -> list[int
     return sorted(found)
 
 
-def _first(item: Item) -> str:
-    return texts_of(item)[0]
+def _content(item: Item) -> tuple[str, ...]:
+    """What makes an item the same as another: all texts, but of a pair that is to be predicted the source alone."""
+    return texts_of(item)[:1] if isinstance(item, tuple) else texts_of(item)
 
 
 def _sides(item: Item) -> Sequence[tuple[int, str]]:

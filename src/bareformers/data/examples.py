@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from bareformers.data.batching import Visit
+from bareformers.data.batching import Sampling, Visit
 
 Ids = NDArray[np.int32]
 Example = dict[str, NDArray[Any]]
@@ -26,11 +26,11 @@ class Spans:
     """Many sequences of ids as slices of one array; they may overlap. Costs no object per sequence.
 
     Attributes:
-        ids: [N], int32.
+        ids: [N], int32; of scores float32.
         starts, stops: [sequences], int64, positions in `ids`.
     """
 
-    ids: Ids
+    ids: NDArray[Any]
     starts: NDArray[np.int64]
     stops: NDArray[np.int64]
 
@@ -42,6 +42,16 @@ class Spans:
         ids = np.fromiter((token for sequence in sequences for token in sequence), np.int32, total)
         return cls(ids, np.concatenate([[0], stops[:-1]]).astype(np.int64)[: len(stops)], stops)
 
+    @classmethod
+    def single(cls, numbers: NDArray[Any]) -> Spans:
+        """Sequences of one number each."""
+        ends = np.arange(len(numbers) + 1, dtype=np.int64)
+        return cls(numbers, ends[:-1], ends[1:])
+
+    def take(self, rows: NDArray[np.int64]) -> Spans:
+        """Some of the sequences."""
+        return Spans(self.ids, self.starts[rows], self.stops[rows])
+
     @property
     def lengths(self) -> NDArray[np.int64]:
         return self.stops - self.starts
@@ -49,12 +59,12 @@ class Spans:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitem__(self, index: int) -> Ids:
+    def __getitem__(self, index: int) -> NDArray[Any]:
         return self.ids[self.starts[index] : self.stops[index]]
 
 
 class Examples(Dataset[Example]):
-    """Examples as `{"input_ids": int32 [S], "labels": int32 [T]}`.
+    """Examples as `{"input_ids": int32 [S], "labels": int32 [T]}`, and what else a model reads of them.
 
     Attributes:
         lengths: the longer of both, per example, [examples]; for batching.
@@ -62,7 +72,9 @@ class Examples(Dataset[Example]):
         texts: of pairs, per example the source and the references that metrics see, uncut; of classifications the text,
             uncut, and the name of its class; else empty.
         num_bytes: UTF-8 bytes of all predicted text: nats / ln 2 / num_bytes are bits per byte. 0 for made-up words,
-            masked tokens and classes.
+            masked tokens, classes and scores.
+        more: `token_type_ids` of pairs, and `members`, of several tasks at once the number of the one, where there are.
+        sampling: how often an epoch visits each, where that is not once.
     """
 
     def __init__(
@@ -72,8 +84,10 @@ class Examples(Dataset[Example]):
         label_tokens: NDArray[np.int64],
         num_bytes: int,
         texts: Sequence[tuple[str, ...]] = (),
+        more: Mapping[str, Spans] | None = None,
+        sampling: Sampling | None = None,
     ) -> None:
-        self.inputs, self.labels = inputs, labels
+        self.inputs, self.labels, self.more, self.sampling = inputs, labels, dict(more or {}), sampling
         self.lengths = np.maximum(inputs.lengths, labels.lengths)
         self.label_tokens = label_tokens
         self.num_bytes = num_bytes
@@ -83,7 +97,8 @@ class Examples(Dataset[Example]):
         return len(self.inputs)
 
     def __getitem__(self, index: int) -> Example:
-        return {"input_ids": self.inputs[index], "labels": self.labels[index]}
+        more = {name: spans[index] for name, spans in self.more.items()}
+        return {"input_ids": self.inputs[index], "labels": self.labels[index], **more}
 
 
 def chunks(documents: Iterable[Sequence[int]], eos: int, length: int, byte_sizes: NDArray[np.int64]) -> Examples:
@@ -218,12 +233,40 @@ def packed(documents: Iterable[Sequence[int]], eos: int, length: int) -> Spans:
     return Spans(stream, starts, np.minimum(starts + length, len(stream)))
 
 
-def classifications(
-    sequences: Sequence[Sequence[int]], classes: Sequence[int], texts: Sequence[tuple[str, str]]
+def judged(
+    sequences: Sequence[Sequence[int]],
+    labels: NDArray[Any],
+    texts: Sequence[tuple[str, str]],
+    segments: Sequence[Sequence[int]] = (),
 ) -> Examples:
-    """Sequences with one class each; `texts` are what people read of them: the text and the name of the class."""
-    labels = Spans.join([[label] for label in classes])
-    return Examples(Spans.join(sequences), labels, labels.lengths, 0, texts)
+    """Sequences with one class or score each.
+
+    Args:
+        labels: [sequences], int32 of classes, float32 of scores.
+        texts: what people read of them: the text, and the name of the class or the score.
+        segments: the token_type_ids of each, if there are.
+    """
+    answers = Spans.single(labels)
+    more = {"token_type_ids": Spans.join(segments)} if segments else {}
+    return Examples(Spans.join(sequences), answers, answers.lengths, 0, texts, more)
+
+
+def mixed(members: Sequence[Examples], sampling: Sampling | None) -> Examples:
+    """The examples of several tasks one after the other, of which each knows the number of its own."""
+
+    def joined(spans: Sequence[Spans], kind: type[Any]) -> Spans:
+        starts = np.cumsum([0, *(len(each.ids) for each in spans[:-1])])
+        return Spans(
+            np.concatenate([each.ids.astype(kind) for each in spans]),
+            np.concatenate([each.starts + start for each, start in zip(spans, starts, strict=True)]),
+            np.concatenate([each.stops + start for each, start in zip(spans, starts, strict=True)]),
+        )
+
+    labels = joined([each.labels for each in members], np.float32)
+    number = np.repeat(np.arange(len(members), dtype=np.int32), [len(each) for each in members])
+    texts = [told for each in members for told in each.texts]
+    inputs = joined([each.inputs for each in members], np.int32)
+    return Examples(inputs, labels, labels.lengths, 0, texts, {"members": Spans.single(number)}, sampling)
 
 
 def translations(
@@ -282,9 +325,7 @@ def part(examples: Examples, rows: NDArray[np.int64], byte_sizes: NDArray[np.int
     if isinstance(examples, Images):
         classes, told = examples.labels.ids[rows].tolist(), [examples.texts[row] for row in rows]
         return Images(examples.pixels[rows], classes, told, examples.patch, examples.shift)
-    inputs, labels = (
-        Spans(spans.ids, spans.starts[rows], spans.stops[rows]) for spans in (examples.inputs, examples.labels)
-    )
+    inputs, labels = (spans.take(rows) for spans in (examples.inputs, examples.labels))
     if isinstance(examples, Masked):
         return Masked(inputs, examples.masking)
     counts, num_bytes = examples.label_tokens[rows], 0
@@ -292,7 +333,8 @@ def part(examples: Examples, rows: NDArray[np.int64], byte_sizes: NDArray[np.int
         skipped = labels.lengths - counts  # the first of a row, where a model shifts its labels
         num_bytes = sum(int(byte_sizes[labels[row][skip:]].sum()) for row, skip in enumerate(skipped.tolist()))
     texts = [examples.texts[row] for row in rows] if examples.texts else ()
-    return Examples(inputs, labels, counts, num_bytes, texts)
+    more = {name: spans.take(rows) for name, spans in examples.more.items()}
+    return Examples(inputs, labels, counts, num_bytes, texts, more)
 
 
 def _predicted(spans: Spans, byte_sizes: NDArray[np.int64]) -> Examples:
@@ -301,18 +343,20 @@ def _predicted(spans: Spans, byte_sizes: NDArray[np.int64]) -> Examples:
     return Examples(spans, spans, spans.lengths - 1, int(byte_sizes[spans.ids[1:end]].sum()))
 
 
-Labels = Literal["below", "beside", "classes"]
+Labels = Literal["below", "beside", "classes", "scores"]
 
 
 @dataclass(frozen=True)
 class Collate:
     """Makes examples one batch of int64 tensors: input_ids [B, S], labels [B, T] or [B], attention_mask [B, S].
 
+    Scores are float32. Where examples have them, there are token_type_ids [B, S] and members [B] too.
+
     Attributes:
         pad: the id that fills short rows; labels are filled with -100.
         labels: where they stand. `below` the inputs (language modelling, masked or not, and recall), padded on the same
             side; `beside` them, a sequence of their own for a decoder, padded on the right, and always with an
-            attention_mask, which others have where rows are padded; or `classes`, one for each row.
+            attention_mask, which others have where rows are padded; or `classes` or `scores`, one for each row.
         padding_side: of the inputs.
     """
 
@@ -324,11 +368,16 @@ class Collate:
         inputs = [example["input_ids"] for example in examples]
         labels = [example["labels"] for example in examples]
         side = self.padding_side if self.labels == "below" else "right"
-        filled = _padded(labels, IGNORED, side)
-        batch = {
-            "input_ids": _padded(inputs, self.pad, self.padding_side),
-            "labels": filled[:, 0] if self.labels == "classes" else filled,
-        }
+        batch = {"input_ids": _padded(inputs, self.pad, self.padding_side)}
+        if self.labels == "scores":
+            batch["labels"] = torch.from_numpy(np.concatenate(labels).astype(np.float32))
+        else:
+            filled = _padded(labels, IGNORED, side)
+            batch["labels"] = filled[:, 0] if self.labels == "classes" else filled
+        if "token_type_ids" in examples[0]:
+            batch["token_type_ids"] = _padded([each["token_type_ids"] for each in examples], 0, self.padding_side)
+        if "members" in examples[0]:
+            batch["members"] = torch.from_numpy(np.concatenate([each["members"] for each in examples]).astype(np.int64))
         if self.labels == "beside" or len({len(row) for row in inputs}) > 1:
             batch["attention_mask"] = _padded([np.ones_like(row) for row in inputs], 0, self.padding_side)
         return batch

@@ -1,9 +1,10 @@
-"""How good a model is: likelihood of held-out text, outputs against references, tokens and classes told right."""
+"""How good a model is: likelihood of held-out text, outputs against references, tokens, classes and scores told."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 from typing import Any
@@ -147,23 +148,106 @@ class Classified:
 
         return 100 * float(f1_score(self.true, self.guessed, average="macro", zero_division=0.0))
 
+    @property
+    def matthews(self) -> float:
+        """The correlation of true and guessed classes (Matthews 1975), times 100; 0 where all guesses are one class."""
+        from sklearn.metrics import matthews_corrcoef
+
+        return 100 * float(matthews_corrcoef(self.true, self.guessed))
+
+
+@dataclass(frozen=True)
+class Regressed:
+    """The score that a model gives each text beside the true one, in the order of the inputs.
+
+    Attributes:
+        loss: the mean squared error in the square of the standard deviation that the model was trained with.
+    """
+
+    loss: float
+    true: list[float]
+    told: list[float]
+
+    @property
+    def pearson(self) -> float:
+        """Pearson's correlation of both, times 100; 0 where either is the same for all texts."""
+        from scipy.stats import pearsonr
+
+        return self._correlation(pearsonr)
+
+    @property
+    def spearman(self) -> float:
+        """Spearman's, of their ranks, times 100; 0 where either is the same for all texts."""
+        from scipy.stats import spearmanr
+
+        return self._correlation(spearmanr)
+
+    @property
+    def constant(self) -> str:
+        """Which of both has no correlation with anything, for it is the same for all texts; empty where none."""
+        sides = {"what is told": self.told, "what is true": self.true}
+        return next((name for name, scores in sides.items() if max(scores) == min(scores)), "")
+
+    def _correlation(self, measure: Callable[..., Any]) -> float:
+        if self.constant:
+            return 0.0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of numbers that are all but the same
+            return 100 * float(measure(self.true, self.told).statistic)
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What a model gives for each text beside its label, in the order of the inputs.
+
+    Attributes:
+        loss: its mean.
+        labels: [texts], numbers of classes, or scores.
+        logits: [texts, outputs].
+    """
+
+    loss: float
+    labels: Tensor
+    logits: Tensor
+
+    def classified(self) -> Classified:
+        """As of a classifier."""
+        return Classified(
+            Likelihood(self.loss * len(self.labels), len(self.labels)),
+            self.labels.long().tolist(),
+            self.logits.argmax(-1).tolist(),
+        )
+
+    def regressed(self) -> Regressed:
+        """As of a regression, of one output."""
+        return Regressed(self.loss, self.labels.tolist(), self.logits[:, 0].tolist())
+
+    def of(self, rows: Tensor, outputs: slice) -> Judged:
+        """Some texts [texts] and outputs; the loss is still that of all."""
+        return Judged(self.loss, self.labels[rows], self.logits[rows, outputs])
+
 
 @torch.no_grad()
-def classified(model: nn.Module, batches: Iterable[tuple[Sequence[int], dict[str, Tensor]]]) -> Classified:
-    """Evaluate a classifier on batches of (indices of the inputs, inputs with `labels` [B])."""
+def judged(model: nn.Module, batches: Iterable[tuple[Sequence[int], dict[str, Tensor]]]) -> Judged:
+    """Evaluate a model on batches of (indices of the inputs, inputs with `labels` [B])."""
     training, device = model.training, next(model.parameters()).device
     model.eval()
-    nats = 0.0
-    found: dict[int, tuple[int, int]] = {}
+    total = 0.0
+    found: dict[int, tuple[Tensor, Tensor]] = {}
     for indices, batch in batches:
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         out = model(**batch)
-        nats += float(out.loss) * len(indices)
-        pairs = zip(batch["labels"].tolist(), out.logits.argmax(-1).tolist(), strict=True)
-        found.update(zip(indices, pairs, strict=True))
+        total += float(out.loss) * len(indices)
+        rows = zip(batch["labels"].cpu(), out.logits.float().cpu(), strict=True)
+        found.update(zip(indices, rows, strict=True))
     model.train(training)
-    true, guessed = ([found[index][side] for index in sorted(found)] for side in (0, 1))
-    return Classified(Likelihood(nats, len(found)), true, guessed)
+    labels, logits = (torch.stack([found[index][side] for index in sorted(found)]) for side in (0, 1))
+    return Judged(total / len(found), labels, logits)
+
+
+def classified(model: nn.Module, batches: Iterable[tuple[Sequence[int], dict[str, Tensor]]]) -> Classified:
+    """Evaluate a classifier, as `judged`."""
+    return judged(model, batches).classified()
 
 
 def room(config: Any) -> int:

@@ -1,6 +1,7 @@
 """The one config: sizes, positions, and which mixer and block sit where."""
 
 # No deferred annotations here: `strict` checks the types of fields only where it sees them as types.
+from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -61,6 +62,11 @@ class BareConfig(PreTrainedConfig):
     initializer_range: float | int | None = None  # standard deviation; by default 1 / sqrt(inputs) of each linear map
     classifier_pooling: str = "mean"  # or first, last; or concat: the last, the maximum and the mean beside each other
     classifier_causal: bool = False  # whether a classifier reads from left to right, as a causal language model does
+    score_mean: float | int | None = None  # of a regression: the scores that it was trained on, which it gives too
+    score_std: float | int | None = None
+    # Of a classifier for several tasks at once, whose outputs each has, in this order: one for each of its labels, or
+    # one for its score, as in [{name: trec, labels: [place, number]}, {name: stsb, score_mean: 2.7, score_std: 1.5}].
+    members: list[dict[str, Any]] | None = None
     # Of models that read images, which have patches for tokens:
     image_size: int | list[int] | None = None  # height and width in pixels, or one for both
     patch_size: int | None = None  # pixels on a side
@@ -98,6 +104,8 @@ class BareConfig(PreTrainedConfig):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is a probability in [0, 1), not {getattr(self, name)}")
         layers.activation(layers.GATED.get(self.hidden_act, self.hidden_act))
+        if self.score_std is not None and self.score_std <= 0:
+            raise InputError(f"score_std is above 0, not {self.score_std}")
         if self.image_size is not None:
             self._check_images()
         self._check_parts()
@@ -169,6 +177,34 @@ class BareConfig(PreTrainedConfig):
             StrictDataclassError,
         ) as error:  # what `strict` says of a value of the wrong type
             raise InputError(f"model: {' '.join(str(error).split())}") from error
+
+    @property
+    def outputs_of(self) -> dict[str, slice]:
+        """Of several tasks at once, which outputs of the classifier are those of each member."""
+        found, start = {}, 0
+        for member in self.members or ():
+            stop = start + len(member.get("labels") or [None])
+            found[member["name"]] = slice(start, stop)
+            start = stop
+        return found
+
+    def give_labels(
+        self, labels: Sequence[str] | None, score_mean: float | None = None, score_std: float | None = None
+    ) -> None:
+        """What one task tells: classes, or where there are none a score."""
+        self.members, self.score_mean, self.score_std = None, score_mean, score_std
+        self.problem_type = None if labels else "regression"
+        self._name_outputs(labels or ["score"])
+
+    def give_members(self, members: Sequence[dict[str, Any]]) -> None:
+        """What several tasks at once tell."""
+        self.members, self.score_mean, self.score_std, self.problem_type = [*members], None, None, None
+        self._name_outputs(
+            [f"{member['name']}/{label}" for member in members for label in member.get("labels") or ["score"]]
+        )
+
+    def _name_outputs(self, names: Sequence[str]) -> None:
+        self.id2label, self.label2id = dict(enumerate(names)), {name: index for index, name in enumerate(names)}
 
     @property
     def pixels(self) -> tuple[int, int]:

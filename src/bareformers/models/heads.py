@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from transformers.modeling_outputs import (
 from bareformers import registry
 from bareformers.blocks.base import Block
 from bareformers.blocks.layers import GATED, activation, norm
-from bareformers.errors import InputError
+from bareformers.errors import InputError, unknown
 from bareformers.mixers.base import SelfInitialised, init_linear
 from bareformers.mixers.state import new_state
 from bareformers.models.config import BareConfig
@@ -320,9 +321,11 @@ class BareForMaskedLM(BareModel):
 
 
 class BareForSequenceClassification(BareModel):
-    """Labels a whole sequence, from the mean, the first or the last real position, or from a concatenation.
+    """Labels or scores a whole sequence, from the mean, the first or the last real position, or from a concatenation.
 
-    Its stack is an encoder, which reads on both sides, or with `classifier_causal` a decoder.
+    Its stack is an encoder, which reads on both sides, or with `classifier_causal` a decoder. For several tasks at once
+    the outputs are divided among the `members` of the config: `outputs_of` says which are whose, and `for_member` makes
+    a model of one of them.
     """
 
     def __init__(self, config: BareConfig) -> None:
@@ -365,9 +368,14 @@ class BareForSequenceClassification(BareModel):
         output_hidden_states: bool | None = None,
         smoothing: float = 0.0,
         num_items_in_batch: Tensor | int | None = None,
+        members: Tensor | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
-        """Logits [B, num_labels]; squared error for one label (regression), cross-entropy for more."""
+        """Logits [B, num_labels]; squared error for one label (regression), cross-entropy for more.
+
+        Scores are as the data has them, and their error counts in the square of `score_std`. For several tasks at once,
+        the loss needs `members` [B], the number of each row's own, whose outputs alone count.
+        """
         out = self.stack(
             input_ids,
             attention_mask,
@@ -375,23 +383,69 @@ class BareForSequenceClassification(BareModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
         )
-        logits = self.classifier(self.pool(out.last_hidden_state, attention_mask))
-        loss = self.loss_of(logits, labels, smoothing, num_items_in_batch)
+        outputs = self.classifier(self.pool(out.last_hidden_state, attention_mask))
+        loss = self.loss_of(outputs, labels, smoothing, num_items_in_batch, members)
         return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=out.hidden_states, attentions=out.attentions
+            loss=loss, logits=self.rescaled(outputs), hidden_states=out.hidden_states, attentions=out.attentions
         )
 
+    def rescaled(self, outputs: Tensor) -> Tensor:
+        """What the classifier gives [B, num_labels], with scores as the data has them."""
+        config = self.config
+        if config.score_std is not None:
+            return outputs * config.score_std + config.score_mean
+        scored = [member for member in config.members or () if "score_std" in member]
+        for member in scored:
+            own = torch.zeros(config.num_labels, dtype=torch.bool, device=outputs.device)
+            own[config.outputs_of[member["name"]]] = True
+            outputs = torch.where(own, outputs * member["score_std"] + member["score_mean"], outputs)
+        return outputs
+
     def loss_of(
-        self, logits: Tensor, labels: Tensor | None, smoothing: float, num_items_in_batch: Tensor | int | None
+        self,
+        outputs: Tensor,
+        labels: Tensor | None,
+        smoothing: float,
+        num_items_in_batch: Tensor | int | None,
+        members: Tensor | None = None,
     ) -> Tensor | None:
-        """The loss of logits [B, num_labels] where `labels` [B] are given."""
+        """The loss of what the classifier gives [B, num_labels] where `labels` [B] are given."""
         if labels is None:
             return None
-        if self.config.num_labels == 1:
-            total = F.mse_loss(logits.squeeze(-1).float(), labels.float(), reduction="sum")
+        config = self.config
+        if config.members is None:
+            total = _summed_loss(outputs, labels, smoothing, config.score_mean, config.score_std)
+        elif members is None:
+            raise InputError("the loss of several tasks needs members [batch], the number of each row's in the config")
         else:
-            total = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing, reduction="sum")
+            total = outputs.new_zeros((), dtype=torch.float32)
+            for number, member in enumerate(config.members):
+                rows = members == number
+                own = outputs[rows, config.outputs_of[member["name"]]]
+                scale = member.get("score_mean"), member.get("score_std")
+                total = total + _summed_loss(own, labels[rows], smoothing, *scale)
         return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
+
+    def for_member(self, name: str) -> BareForSequenceClassification:
+        """One of several tasks alone: a model with a copy of the encoder, and with that task's outputs."""
+        places = self.config.outputs_of
+        if name not in places:
+            raise unknown("member", name, places)
+        config, member = copy.deepcopy(self.config), self.config.members[list(places).index(name)]
+        config.give_labels(member.get("labels"), member.get("score_mean"), member.get("score_std"))
+        alone = type(self)(config).to(self.device, self.dtype).train(self.training)
+        alone.stack.load_state_dict(self.stack.state_dict())
+        own = {key: tensor[places[name]] for key, tensor in self.classifier.state_dict().items()}
+        alone.classifier.load_state_dict(own)
+        return alone
+
+
+def _summed_loss(outputs: Tensor, labels: Tensor, smoothing: float, mean: float | None, std: float | None) -> Tensor:
+    """Of one task: squared error of one output, in the square of `std`; else cross-entropy."""
+    if outputs.shape[-1] == 1:
+        aims = (labels.float() - (mean or 0.0)) / (std or 1.0)
+        return F.mse_loss(outputs.squeeze(-1).float(), aims, reduction="sum")
+    return F.cross_entropy(outputs.float(), labels.long(), label_smoothing=smoothing, reduction="sum")
 
 
 class BareForImageClassification(BareForSequenceClassification):

@@ -394,7 +394,9 @@ _SOURCE_AND_REFERENCE = {
     "filling": ("what is read", "what was there"),
     "generation": ("prompt", "true continuation"),
     "images": ("image", "class"),
+    "multi_task": ("task and text", "class or score"),
     "recall": ("prompt", "right answers"),
+    "regression": ("text", "score"),
     "translation": ("source", "reference"),
 }
 
@@ -440,7 +442,7 @@ def shortened(text: str) -> str:
 
 def _pieces(kind: str, output: str, reference: str) -> list[tuple[str, str]]:
     """The pieces of `output`, where its kind allows it compared with the reference word by word; else one piece."""
-    if kind in ("answers", "generation") or not output.strip():
+    if kind in ("answers", "generation", "regression") or not output.strip():
         return [(output, "same")] if output.strip() else []
     ours, theirs = output.split(), reference.split()
     if kind == "recall":

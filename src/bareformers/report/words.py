@@ -27,26 +27,37 @@ _LABELS = {
     "forward_ms": "time of a forward pass",
     "latency_1": "forward pass of one sequence",
     "latency_32": "forward pass of 32 sequences",
+    "matthews": "Matthews",
     "mcc": "MCC",
+    "mean": "mean over tasks",
     "multiply_adds": "multiply-adds of a forward pass",
     "peak_memory": "activation memory",
+    "pearson": "Pearson",
     "prefill_ms": "time of a prefill",
     "rms": "row norm",
     "rouge_1": "ROUGE-1",
     "rouge_2": "ROUGE-2",
     "rouge_l": "ROUGE-L",
+    "spearman": "Spearman",
     "state_bytes": "decoding state",
     "step_ms": "time of a decoding step",
     "ter": "TER",
     "train_tokens_per_second": "training speed",
 }
+_OF_MEMBERS = ("accuracy", "f1", "matthews", "pearson", "spearman")
 _DECIMALS = {"bleu": 1, "chrf": 1, "ter": 1, "perplexity": 2, "loss": 3, "bits_per_byte": 3}
 _DECIMALS |= {"rouge_1": 1, "rouge_2": 1, "rouge_l": 1}
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def label(key: str) -> str:
-    """What readers call the measure `key`: `state_bytes` is "decoding state", `bleu` is "BLEU"."""
+    """What readers call the measure `key`: `state_bytes` is "decoding state", `bleu` is "BLEU".
+
+    That of one of several tasks has the name of the task in front: `stsb_pearson` is "stsb Pearson".
+    """
+    member, _, metric = key.rpartition("_")
+    if member and metric in _OF_MEMBERS:
+        return f"{member} {_LABELS[metric]}"
     return _LABELS.get(key, key.replace("_", " "))
 
 

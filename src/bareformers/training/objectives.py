@@ -44,11 +44,19 @@ class Imitation:
     def __call__(self, model: nn.Module, batch: dict[str, Any], num_labels: Tensor | int | None = None) -> Tensor:
         """As of `CrossEntropy`, the mean over labels."""
         out = model(**batch, smoothing=self.label_smoothing, num_items_in_batch=num_labels)
+        std = getattr(getattr(model, "config", None), "score_std", None) or 1.0
+        divergence, count = self._divergence(out.logits, batch)
+        return torch.lerp(out.loss, divergence / std**2 / (count if num_labels is None else num_labels), self.share)
+
+    def _divergence(self, logits: Tensor, batch: dict[str, Any]) -> tuple[Tensor, int]:
+        """How far the model's predictions are from the teacher's, summed, and over how many; of scores, squared."""
+        labels = batch["labels"]
         with torch.no_grad():
-            taught = self._predicted(self.teacher(**batch).logits, batch["labels"])
-        found = self._predicted(out.logits, batch["labels"])
-        divergence = F.kl_div(found, taught, log_target=True, reduction="sum") * self.temperature**2
-        return torch.lerp(out.loss, divergence / (len(found) if num_labels is None else num_labels), self.share)
+            taught = self.teacher(**batch).logits
+        if labels.is_floating_point():
+            return F.mse_loss(logits.float(), taught.float(), reduction="sum"), len(labels)
+        found, aims = self._predicted(logits, labels), self._predicted(taught, labels)
+        return F.kl_div(found, aims, log_target=True, reduction="sum") * self.temperature**2, len(found)
 
     def _predicted(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Log-probabilities [N, V] where there is something to predict."""
@@ -64,18 +72,17 @@ class OpenImitation(Imitation):
     """
 
     def __call__(self, model: nn.Module, batch: dict[str, Any], num_labels: Tensor | int | None = None) -> Tensor:
-        """As of `CrossEntropy`, the mean over labels."""
+        """As of `CrossEntropy`, the mean over labels; the squared error where these are scores."""
         labels = batch["labels"]
         logits = model(**batch).logits
         true = labels[:, 1:] if self.is_causal else labels
         told = (logits[:, :-1] if self.is_causal else logits)[true != -100].float()
-        loss = F.cross_entropy(told, true[true != -100], label_smoothing=self.label_smoothing, reduction="sum")
+        if labels.is_floating_point():
+            loss = F.mse_loss(told.squeeze(-1), true, reduction="sum")
+        else:
+            loss = F.cross_entropy(told, true[true != -100], label_smoothing=self.label_smoothing, reduction="sum")
         if self.share:
-            with torch.no_grad():
-                taught = self._predicted(self.teacher(**batch).logits, labels)
-            found = self._predicted(logits, labels)
-            divergence = F.kl_div(found, taught, log_target=True, reduction="sum") * self.temperature**2
-            loss = torch.lerp(loss, divergence, self.share)
+            loss = torch.lerp(loss, self._divergence(logits, batch)[0], self.share)
         return loss / (len(told) if num_labels is None else num_labels)
 
 

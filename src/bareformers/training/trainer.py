@@ -424,6 +424,7 @@ def plan_of(settings: Training, examples: Examples, seed: int) -> BatchPlan:
         steps=None if budget.steps is None else budget.steps * settings.accumulate,
         tokens=budget.tokens,
         epochs=budget.epochs,
+        sampling=examples.sampling,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bareformers.data.corpus import NOUNS, Corpus, Item, Labelled
@@ -26,9 +26,11 @@ class Hub:
     source: str | None = None  # or the fields with the two sides of a pair, as in translation.de
     target: str | None = None
     label: str | None = None  # or, beside text, the field with its class
+    second: str | None = None  # and the field with the second text, where two belong together
+    scores: bool = False  # whether labels are numbers, such as grades, and no classes
 
     def load(self) -> Corpus:
-        kind, fields = text_fields("hub", self.text, self.source, self.target, self.label)
+        kind, fields = text_fields("hub", self.text, self.source, self.target, self.label, self.second, self.scores)
         import datasets
 
         sides: list[list[Item]] = []
@@ -70,4 +72,4 @@ def _named(item: Item, names: tuple[str, ...], where: str) -> Labelled:
             f"{where} has the class {item.label}, which stands for none of {', '.join(names)}; "
             f"leave a side without classes out, as in test: null"
         )
-    return Labelled(item.text, names[int(item.label)])
+    return replace(item, label=names[int(item.label)])

@@ -16,6 +16,7 @@ from bareformers.data.corpus import (
     one_way,
     read_lines,
     refuse_unused,
+    score_of,
     texts_of,
     user_path,
 )
@@ -26,7 +27,7 @@ from bareformers.registry import source
 @source("jsonl")
 @dataclass
 class Jsonl:
-    """One JSON object per line: documents in one field, pairs in two, or texts with a class each."""
+    """One JSON object per line: documents in one field, pairs in two, or texts with a class or a score each."""
 
     path: str | None = None  # one file, divided by the shares
     train: str | None = None  # or a file per side; test may be left out
@@ -36,6 +37,8 @@ class Jsonl:
     source: str | None = None  # or the fields with the two sides of a pair, as in translation.de
     target: str | None = None
     label: str | None = None  # or, beside text, the field with its class: text or a whole number
+    second: str | None = None  # and the field with the second text, where two belong together
+    scores: bool = False  # whether labels are numbers, such as grades, and no classes
     test_targets: tuple[str, ...] | None = (
         None  # of pairs: the fields of the test with its references, where not target
     )
@@ -44,7 +47,7 @@ class Jsonl:
 
     def load(self) -> Corpus:
         one_way("jsonl", self.path, self.train, self.validation, self.test)
-        kind, fields = text_fields("jsonl", self.text, self.source, self.target, self.label)
+        kind, fields = text_fields("jsonl", self.text, self.source, self.target, self.label, self.second, self.scores)
         if kind != "pairs" or self.test is None:
             refuse_unused(self, ("test_targets",), "but for pairs with a file for the test side")
         if self.path is not None:
@@ -65,11 +68,22 @@ class Jsonl:
 
 
 def text_fields(
-    where: str, text: str | None, source: str | None, target: str | None, label: str | None
+    where: str,
+    text: str | None,
+    source: str | None,
+    target: str | None,
+    label: str | None,
+    second: str | None = None,
+    scores: bool = False,
 ) -> tuple[Kind, tuple[str, ...]]:
     """The kind of corpus that the given field names ask for, and these names."""
+    if (second is not None or scores) and label is None:
+        what = "scores does" if second is None else "second does"
+        raise InputError(f"{where}: {what} nothing without label, the field with what is told; write it, and text")
     if text is not None and source is None and target is None:
-        return ("documents", (text,)) if label is None else ("labelled", (text, label))
+        if label is None:
+            return "documents", (text,)
+        return "scored" if scores else "labelled", (text, label) if second is None else (text, label, second)
     if text is None and label is None and source is not None and target is not None:
         return "pairs", (source, target)
     raise InputError(
@@ -81,13 +95,16 @@ def text_fields(
 def take(record: Any, kind: Kind, fields: tuple[str, ...], where: str) -> Item:
     """The item that the `fields` of a record make; `where` names the record in errors."""
     values = [_value(record, field, where) for field in fields]
-    if kind == "labelled" and isinstance(values[1], int):
+    numbers = {"labelled": int, "scored": int | float}
+    if kind in numbers and isinstance(values[1], numbers[kind]):
         values[1] = json.dumps(values[1])
     for field, value in zip(fields, values, strict=True):
         if not isinstance(value, str):
             raise InputError(f"{where}: the field {field!r} holds {type(value).__name__}, not text")
-    if kind == "labelled":
-        return Labelled(values[0], values[1])
+    if kind == "scored":
+        score_of(values[1], f"{where}, field {fields[1]!r}")
+    if kind in numbers:
+        return Labelled(*values)
     return values[0] if kind == "documents" else tuple(values)
 
 

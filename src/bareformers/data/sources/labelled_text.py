@@ -1,4 +1,4 @@
-"""Texts with a class each."""
+"""Texts, or pairs of them, with a class or a score each."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from bareformers.data.corpus import (
+    NOUNS,
     Corpus,
+    Kind,
     Labelled,
     assign_parts,
     counted,
     read_lines,
     read_text,
     refuse_unused,
+    score_of,
     user_path,
 )
 from bareformers.data.sources.text import Paths, shown
@@ -27,7 +30,7 @@ from bareformers.registry import source
 @source("labelled_text")
 @dataclass
 class LabelledText:
-    """Texts with a class each, from lines of `label text`, TSV or CSV; divided by shares or given as sides."""
+    """Texts with a class or a score each, from lines of `label text`, TSV or CSV; divided by shares or as sides."""
 
     path: Paths | None = None  # a file or a list of files, divided by the shares
     train: Paths | None = None  # or the sides one by one; without validation, a share of train becomes it
@@ -35,7 +38,9 @@ class LabelledText:
     test: Paths | None = None
     format: Literal["lines", "tsv", "csv"] = "lines"  # lines: the label, white space, the text
     text: int | str | None = None  # of TSV and CSV: the column, counted from 1, or its name in the first line
+    second: int | str | None = None  # of pairs: the column of the second text
     label: int | str | None = None
+    scores: bool = False  # whether labels are numbers, such as grades, and no classes
     label_names: tuple[str, ...] | None = None  # what the labels 0, 1, 2, ... of the files stand for
     validation_share: float = 0.1  # of the texts under path, or under train, chosen by hash
     test_share: float = 0.1  # of the texts under path
@@ -50,28 +55,29 @@ class LabelledText:
     def _whole(self) -> Corpus:
         """With all labels."""
         labels = self.label_names or ()
+        kind: Kind = "scored" if self.scores else "labelled"
         if self.path is not None:
             items = self._read(self.path)
             return Corpus.divided(
-                "labelled",
+                kind,
                 ((item.text, item) for item in items),
                 validation_share=self.validation_share,
                 test_share=self.test_share,
-                notes=[f"Read {counted(len(items), 'labelled text')} from {shown(self.path)}."],
+                notes=[f"Read {counted(len(items), NOUNS[kind])} from {shown(self.path)}."],
                 labels=labels,
             )
         sides_given = (("train", self.train), ("validation", self.validation), ("test", self.test))
         given = {part: paths for part, paths in sides_given if paths is not None}
         sides = {part: self._read(paths) for part, paths in given.items()}
         sizes = ", ".join(f"{len(side):,} from {shown(given[part])}" for part, side in sides.items())
-        notes = [f"Read labelled texts: {sizes}."]
+        notes = [f"Read {NOUNS[kind]}s: {sizes}."]
         if self.validation is None:
             part_of = assign_parts((item.text for item in sides["train"]), self.validation_share, 0.0)
             sides["validation"] = [item for item in sides["train"] if part_of[item.text] == "validation"]
             sides["train"] = [item for item in sides["train"] if part_of[item.text] == "train"]
             notes.append(f"Took {counted(len(sides['validation']), 'training text')} for validation, chosen by hash.")
         return Corpus.given(
-            "labelled", sides["train"], sides["validation"], sides.get("test", ()), notes=notes, labels=labels
+            kind, sides["train"], sides["validation"], sides.get("test", ()), notes=notes, labels=labels
         )
 
     def _check(self) -> None:
@@ -87,8 +93,10 @@ class LabelledText:
             refuse_unused(self, ("validation_share",), "where there is a file for validation")
         if self.labels_kept is None:
             refuse_unused(self, ("labels_seed",), "where all texts keep their labels")
+        if self.scores:
+            refuse_unused(self, ("label_names", "labels_kept"), "with scores, which are no classes")
         if self.format == "lines":
-            refuse_unused(self, ("text", "label"), "with lines of `label text`")
+            refuse_unused(self, ("text", "second", "label"), "with lines of `label text`")
         elif self.text is None or self.label is None:
             raise InputError(
                 f"labelled_text: {self.format} needs text and label, the columns: numbers counted from 1, as in "
@@ -96,7 +104,7 @@ class LabelledText:
             )
         if self.label_names is not None and len(set(self.label_names)) < len(self.label_names):
             raise InputError("labelled_text: label_names gives two classes one name; write a name of its own for each")
-        for column in (self.text, self.label):
+        for column in (self.text, self.second, self.label):
             if isinstance(column, int) and column < 1:
                 raise InputError(f"labelled_text: columns are counted from 1, so there is none {column}")
 
@@ -104,34 +112,37 @@ class LabelledText:
         items = []
         for given in (paths,) if isinstance(paths, str) else paths:
             path = user_path(given)
-            for where, label, text in self._lines(path) if self.format == "lines" else self._cells(path):
-                items.append(Labelled(text.strip(), self._named(label.strip(), where)))
+            for where, label, text, *second in self._lines(path) if self.format == "lines" else self._cells(path):
+                named = self._named(label.strip(), where)
+                items.append(Labelled(text.strip(), named, second[0].strip() if second else None))
         return items
 
-    def _lines(self, path: Path) -> Iterator[tuple[str, str, str]]:
+    def _lines(self, path: Path) -> Iterator[tuple[str, ...]]:
         """Where each item stands, its label and its text."""
         for number, line in enumerate(read_lines(path), 1):
             if words := line.split(maxsplit=1):
                 yield f"{path}, line {number}", words[0], "".join(words[1:])
 
-    def _cells(self, path: Path) -> Iterator[tuple[str, str, str]]:
-        """The same from columns, behind the line with their names if these are given."""
+    def _cells(self, path: Path) -> Iterator[tuple[str, ...]]:
+        """The same from columns, behind the line with their names if these are given; of a pair both texts."""
         rows = _csv(path) if self.format == "csv" else _tsv(path)
-        label, text = self.label, self.text
-        if isinstance(label, str) or isinstance(text, str):
+        columns = [column for column in (self.label, self.text, self.second) if column is not None]
+        if any(isinstance(column, str) for column in columns):
             _, header = next(rows)
-            label, text = (_position(column, header, path) for column in (label, text))
-        assert isinstance(label, int) and isinstance(text, int)
+            columns = [_position(column, header, path) for column in columns]
+        places = cast(list[int], columns)
         for number, cells in rows:
             where = f"{path}, line {number}"
-            if len(cells) < max(label, text):
-                raise InputError(f"{where}: there is no column {max(label, text)}, only {len(cells)}")
-            yield where, cells[label - 1], cells[text - 1]
+            if len(cells) < max(places):
+                raise InputError(f"{where}: there is no column {max(places)}, only {len(cells)}")
+            yield where, *(cells[place - 1] for place in places)
 
     def _named(self, label: str, where: str) -> str:
         """The name of a class."""
         if not label:
             raise InputError(f"{where}: there is no label")
+        if self.scores:
+            score_of(label, where)
         if self.label_names is None:
             return label
         if not label.isdecimal() or int(label) >= len(self.label_names):
@@ -160,7 +171,7 @@ def _csv(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"{path}, line {rows.line_num}: not CSV ({error})") from error
 
 
-def _position(column: int | str | None, header: list[str], path: Path) -> int:
+def _position(column: int | str, header: list[str], path: Path) -> int:
     """Where a column stands, counted from 1."""
     if isinstance(column, int):
         return column

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import cast, get_args
@@ -10,9 +11,9 @@ from typing import cast, get_args
 from transformers import PreTrainedTokenizerBase
 
 from bareformers.data.corpus import NOUNS, Corpus, Item, cache_folder, texts_of
-from bareformers.data.tasks import classification, images, language, recall, translation
+from bareformers.data.tasks import classification, images, language, multi_task, recall, regression, translation
 from bareformers.data.tasks.base import KINDS, ImageFormat, Task, TaskData, TooLong
-from bareformers.data.tasks.encoding import end_of, has_frame, pad_of
+from bareformers.data.tasks.encoding import Encoder, end_of, has_frame, pad_of
 from bareformers.data.tokens import train_tokenizer, word_tokenizer
 from bareformers.errors import InputError, unknown
 
@@ -32,6 +33,9 @@ def prepare(
     shift: int = 0,
     share: float = 1.0,
     decoder_only: bool = False,
+    headline: str | Mapping[str, str] = "",
+    temperature: float = 1.0,
+    reads_segments: bool = False,
 ) -> TaskData:
     """Train the tokenizer on the training side, unless one is given, and encode all three sides.
 
@@ -54,6 +58,9 @@ def prepare(
         shift: pixels that training images are moved at the most, anew in every epoch.
         share: of the training side that is encoded, chosen by hash; the tokenizer learns from all of it.
         decoder_only: whether pairs become `</s> source </s> target </s>`, of which the target is predicted.
+        headline: what ranks models that tell classes or scores; of `multi_task`, of some members.
+        temperature: of `multi_task`: an epoch visits each member in proportion to its size ** (1 / temperature).
+        reads_segments: whether the model is told which text of a pair a token is of, where the tokenizer tells.
 
     Raises:
         InputError: corpus and task do not fit, a size is too small or too large, a pair or text is too long under
@@ -64,7 +71,7 @@ def prepare(
         raise unknown("task", task, get_args(Task))
     if too_long not in get_args(TooLong):
         raise unknown("too_long", too_long, get_args(TooLong))
-    if corpus.kind == "labelled" and KINDS[task] == "documents":
+    if corpus.kind in ("labelled", "scored", "mixture") and KINDS[task] == "documents":
         corpus = corpus.documents()
     if corpus.kind != KINDS[task]:
         others = " or ".join(name for name, kind in KINDS.items() if kind == corpus.kind)
@@ -72,14 +79,15 @@ def prepare(
             f"{task} needs {NOUNS[KINDS[task]]}s and the source gives {NOUNS[corpus.kind]}s: write task.name: {others}"
         )
     if task == "image_classification":
-        return images.prepare(corpus.less(share), patch, shift)
-    if max_length < (least := 3 if task == "classification" else 2):
+        return replace(images.prepare(corpus.less(share), patch, shift), headline=str(headline))
+    is_judged = KINDS[task] in ("labelled", "scored", "mixture")
+    if max_length < (least := 3 if is_judged else 2):
         raise InputError(f"max_length {max_length} leaves nothing to predict: write {least} or more")
     if tokenizer is None and task == "recall":
         tokenizer = word_tokenizer(corpus.vocabulary)
     elif tokenizer is None:
         tokenizer = train_tokenizer(training_texts(corpus), vocab_size, cache or cache_folder())
-    does_without_end = task in ("classification", "masked_language_modelling") and has_frame(tokenizer)
+    does_without_end = (is_judged or task == "masked_language_modelling") and has_frame(tokenizer)
     corpus = corpus.less(share)
     if tokenizer.eos_token_id is None and not does_without_end:
         raise InputError(f"the tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token: give it an eos_token")
@@ -87,8 +95,12 @@ def prepare(
         return language.prepare(corpus, tokenizer, max_length)
     if task == "masked_language_modelling":
         return language.prepare_masked(corpus, tokenizer, max_length, mask_share)
-    if task == "classification":
-        return classification.prepare(corpus, tokenizer, max_length, too_long)
+    if is_judged:
+        encode = Encoder(tokenizer, max_length, too_long, reads_segments)
+        if task == "multi_task":
+            return multi_task.prepare(corpus, encode, {} if isinstance(headline, str) else headline, temperature)
+        single = classification if task == "classification" else regression
+        return replace(single.prepare(corpus, encode), headline=str(headline))
     if task == "recall":
         return recall.prepare(corpus, tokenizer, max_length)
     return translation.prepare(corpus, tokenizer, max_length, too_long, task, decoder_only)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,8 @@ Task = Literal[
     "summarisation",
     "dialogue",
     "classification",
+    "regression",
+    "multi_task",
     "image_classification",
     "recall",
 ]
@@ -35,9 +37,45 @@ KINDS: dict[Task, Kind] = {
     "summarisation": "pairs",
     "dialogue": "pairs",
     "classification": "labelled",
+    "regression": "scored",
+    "multi_task": "mixture",
     "image_classification": "images",
     "recall": "sequences",
 }
+
+
+CLASS_METRICS = ("accuracy", "f1", "matthews")
+SCORE_METRICS = ("pearson", "spearman")
+"""What may rank models that tell classes, and scores; the first does where nothing is said."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Mean and standard deviation of the scores of the training side; the fields are those of `BareConfig`."""
+
+    score_mean: float
+    score_std: float
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of several tasks at once.
+
+    Attributes:
+        labels: the names of its classes; none of scores.
+        scale: of its scores; None of classes.
+        metric: which of its own counts for the whole.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    scale: Scale | None
+    metric: str
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """Of which outputs of a model are its own, as `BareConfig.members` says it."""
+        return {"name": self.name, **({"labels": list(self.labels)} if self.scale is None else asdict(self.scale))}
 
 
 @dataclass(frozen=True)
@@ -74,6 +112,9 @@ class TaskData:
         decoder_only: of pairs, whether source and target are one sequence, of which the target is predicted.
         labels: of a classification, the names of the classes in the order of their ids.
         images: of images, what they have in common.
+        scale: of a regression, that of the scores.
+        members: of several tasks at once, each.
+        headline: what ranks models, where that is not what it is by default.
     """
 
     task: Task
@@ -88,6 +129,14 @@ class TaskData:
     decoder_only: bool = False
     labels: tuple[str, ...] = ()
     images: ImageFormat | None = None
+    scale: Scale | None = None
+    members: tuple[Member, ...] = ()
+    headline: str = ""
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether something else than scores is told."""
+        return self.scale is None and (not self.members or any(member.labels for member in self.members))
 
     @property
     def form(self) -> str:
