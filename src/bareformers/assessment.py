@@ -284,7 +284,7 @@ def decoded(model: Any, data: TaskData, settings: dict[str, Any], most: int) -> 
     """Beam search over the test side, and how many outputs ran to `most` tokens without ending."""
     examples, collate = held_out(data), data.collate
     if data.decoder_only:
-        examples, collate = prompts_of(examples), replace(cast(Collate, collate), padding_side="left")
+        examples, collate = prompts_of(examples), replace(cast(Collate, collate), labels="beside", padding_side="left")
     count = min(settings["max_sentences"] or len(examples), len(examples))
     rows = (
         (indices, collate([examples[index] for index in indices]))
