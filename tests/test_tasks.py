@@ -220,7 +220,11 @@ def test_what_paring_refuses(several, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "override", "message"),
     [
-        ("regression", "data.scores=false", "regression needs scored texts and the source gives labelled texts"),
+        (
+            "regression",
+            "data.scores=false",
+            "the source gives labelled texts: .* classification, or scores: true in the",
+        ),
         ("regression", "training.label_smoothing=0.1", "training.label_smoothing is about classes, and scores have"),
         ("regression", "model.score_std=2", "score_std follows from the data and the task; leave it out"),
         ("regression", "task.name=classification", "classification needs labelled texts and the source gives scored"),

@@ -209,7 +209,7 @@ def evaluate_members(model: Any, data: TaskData, settings: dict[str, Any]) -> Ev
             source, reference = examples.texts[int(rows[place])]
             outputs.append(Output(f"{member.name}: {source}", reference, told[place]))
     mean = sum(measure.value for measure in scores.values()) / len(scores)
-    loss = Measure(value=whole.loss, unit="a text", better="lower")
+    loss = Measure(value=whole.loss, better="lower")  # of classes in nats, of scores in variances
     return {"mean": Measure(value=mean, better="higher"), **scores, "loss": loss}, None, outputs, remarks
 
 

@@ -153,7 +153,9 @@ class Classified:
         """The correlation of true and guessed classes (Matthews 1975), times 100; 0 where all guesses are one class."""
         from sklearn.metrics import matthews_corrcoef
 
-        return 100 * float(matthews_corrcoef(self.true, self.guessed))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of one class alone
+            return 100 * float(matthews_corrcoef(self.true, self.guessed))
 
 
 @dataclass(frozen=True)

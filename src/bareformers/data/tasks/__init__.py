@@ -75,6 +75,7 @@ def prepare(
         corpus = corpus.documents()
     if corpus.kind != KINDS[task]:
         others = " or ".join(name for name, kind in KINDS.items() if kind == corpus.kind)
+        others += ", or scores: true in the data" if (corpus.kind, task) == ("labelled", "regression") else ""
         raise InputError(
             f"{task} needs {NOUNS[KINDS[task]]}s and the source gives {NOUNS[corpus.kind]}s: write task.name: {others}"
         )

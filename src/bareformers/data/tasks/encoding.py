@@ -104,12 +104,9 @@ def pair_frame_of(tokenizer: PreTrainedTokenizerBase) -> PairFrame:
     made = tokenizer(PROBE, PROBE, return_token_type_ids=True)
     framed, kinds = list(made["input_ids"]), made["token_type_ids"]
     places = [at for at in range(len(framed)) if plain and framed[at : at + len(plain)] == plain]
-    if len(places) != 2:
-        return PairFrame([], [tokenizer.eos_token_id], [])
-    (first, second), end = places, places[0] + len(plain)
-    segments = (kinds[first], kinds[second])
-    if second > end:
-        return PairFrame(framed[:first], framed[end:second], framed[second + len(plain) :], segments)
+    segments = (kinds[places[0]], kinds[places[1]]) if len(places) == 2 else (0, 0)
+    if len(places) == 2 and places[1] > (end := places[0] + len(plain)):
+        return PairFrame(framed[: places[0]], framed[end : places[1]], framed[places[1] + len(plain) :], segments)
     if has_frame(tokenizer):
         return PairFrame([tokenizer.cls_token_id], [tokenizer.sep_token_id], [tokenizer.sep_token_id], segments)
     outside = [tokenizer.eos_token_id] if is_ours(tokenizer) else []
