@@ -99,7 +99,8 @@ def started(on: str) -> Iterator[Any]:
     try:
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ImportError, RuntimeError, TimeoutError, ValueError) as error:
-        raise InputError(f"ray cannot be used with --on {on}: {' '.join(str(error).split())}") from error
+        advice = "" if on == LOCAL else "; where the cluster asks for a token, set RAY_AUTH_TOKEN to it"
+        raise InputError(f"ray cannot be used with --on {on}: {' '.join(str(error).split())}{advice}") from error
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as Ctrl-C does
     try:
         yield ray
