@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 
 from bareformers.errors import InputError, Interrupted
-from bareformers.execution import Carrier, Job, carry_out
+from bareformers.execution import Carrier, Job, carry_out, one_by_one
 from bareformers.run_folder import Log, import_plugins
 from bareformers.training.allocator import keep_freed_memory
 
@@ -57,8 +58,11 @@ def carrier(on: str) -> Carrier:
 
     def carry(jobs: Sequence[Job], log: Log) -> None:
         torch.set_num_threads(threads())  # of what is timed and described here, too
-        with started(on) as cluster:
-            spread(cluster, jobs, log)
+        ended = [job for job in jobs if job.run.result_file.exists()]
+        one_by_one(ended, log)
+        if left := [job for job in jobs if job not in ended]:
+            with started(on) as cluster:
+                spread(cluster, left, log)
 
     return carry
 
@@ -95,10 +99,13 @@ def started(on: str) -> Iterator[Any]:
     try:
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ImportError, RuntimeError, TimeoutError, ValueError) as error:
-        raise InputError(f"ray cannot be used with --on {on}: {' '.join(str(error).split())}") from error
+        advice = "" if on == LOCAL else "; where the cluster asks for a token, set RAY_AUTH_TOKEN to it"
+        raise InputError(f"ray cannot be used with --on {on}: {' '.join(str(error).split())}{advice}") from error
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as Ctrl-C does
     try:
         yield ray
     finally:
+        signal.signal(signal.SIGTERM, before)
         ray.shutdown()
 
 
@@ -150,7 +157,8 @@ def _stop(ray: Any, waiting: list[Any]) -> None:
     """As Ctrl-C would: runs that are training write a checkpoint, others never begin."""
     for each in waiting:
         ray.cancel(each)
-    ray.wait(waiting, num_returns=len(waiting), timeout=STOPPING) if waiting else None
+    if waiting:
+        ray.wait(waiting, num_returns=len(waiting), timeout=STOPPING)
 
 
 @dataclass(frozen=True)
