@@ -135,7 +135,7 @@ def test_what_differs_beyond_what_is_unsure_is_said(tmp_path):
     html = page(found)
     assert said in html and html.count('<svg class="figure"') == 2 and "α" in html and "://" not in html
     assert len(table(found).columns) == 5 and not list(caveats(found))
-    assert write_csv(found, tmp_path / "scale.csv").read_text("utf-8").count("\n") == 25
+    assert write_csv(found, tmp_path / "results.csv").read_text("utf-8").count("\n") == 25
 
 
 def test_both_grow():
