@@ -166,3 +166,9 @@ def test_text_that_is_read_again_is_said():
     found[0] = found[0].model_copy(update={"epochs": 3.0})
     assert [sentence.partition(" ")[0] for sentence in caveats(scale(found))] == ["Some", "There"]
     assert (found[0].distinct, found[1].distinct) == (1e6 / 3, 1e6)
+
+
+def test_an_exponent_without_an_end_is_not_told():
+    law = Law(form="power", values={"A": 1.0, "alpha": 5.0}, intervals={"alpha": (0.03, 5.0)}, explained=1.0, error=0.0)
+    assert not law.tells("alpha") and law.model_copy(update={"intervals": {"alpha": (0.2, 0.4)}}).tells("alpha")
+    assert not law.model_copy(update={"intervals": {"alpha": (0.0, 0.4)}}).tells("alpha")

@@ -26,7 +26,7 @@ Numbers = NDArray[np.float64]
 LEAST = {"power": 2, "floored": 5, "joint": 8}  # points; of a joint law three sizes and three amounts of data beside
 HUBER = 1e-3  # difference between logarithms from where on it counts linearly, as in Hoffmann et al.
 DRAWS = 100
-STEEPEST = 5.0  # exponent that is looked for
+FLATTEST, STEEPEST = 1e-3, 5.0  # exponents that are told, and that are looked for
 EXPLAINED = 0.9  # share of the variance of log loss, below which points lie on no law
 
 
@@ -56,10 +56,15 @@ class Law(Schema):
                 found = found + self.values[scale] / np.asarray(x, float) ** self.values[exponent]
         return np.asarray(found, float)
 
+    def tells(self, exponent: str) -> bool:
+        """Whether the range of an exponent has ends, and does not reach down to none or up to what was looked for."""
+        low, high = self.intervals.get(exponent, (0.0, STEEPEST))
+        return FLATTEST < low and high < 0.99 * STEEPEST
+
     @property
     def holds(self) -> bool:
         """Whether the points lie on it, and fall."""
-        falls = all(self.values[name] > 1e-3 for name in ("alpha", "beta") if name in self.values)
+        falls = all(self.values[name] > FLATTEST for name in ("alpha", "beta") if name in self.values)
         return falls and self.explained >= EXPLAINED
 
 

@@ -274,11 +274,14 @@ def _said(scale: Scale, setting: str, axis: Axis) -> str:
     for variant in asked:
         if variant != scale.baseline:
             groups.setdefault(_compared(first, told.get(variant), exponent), []).append(variant)
-    held = asked[scale.baseline].held
-    parts = [
-        f"The loss of {scale.baseline} falls with {noun}{f' ({held})' if held else ''} with exponent "
-        f"{_exponent(first, exponent)}"
-    ]
+    held = f" ({asked[scale.baseline].held})" if asked[scale.baseline].held else ""
+    if first.tells(exponent):
+        parts = [f"The loss of {scale.baseline} falls with {noun}{held} with exponent {_exponent(first, exponent)}"]
+    else:
+        parts = [
+            f"How fast the loss of {scale.baseline} falls with {noun}{held} these points do not tell: the exponent may "
+            f"be anything from {' to '.join(map(_number, first.intervals[exponent]))}"
+        ]
     parts += [f"{how} {words.listed(names)}" for how, names in groups.items()]
     return f"{'; '.join(parts)}."
 
