@@ -124,7 +124,7 @@ def test_files_and_report(tmp_path, digits):
     ("row", "said"),
     [
         ({"results": "nowhere"}, "nowhere holds no finished comparison"),
-        ({"metric": "bleu"}, "has no bleu of 'dot_product'"),
+        ({"metric": "bleu"}, "has no bleu of a variant 'dot_product', and without dot_product no share can be taken"),
         ({"metric": "mute"}, "of mute neither direction is better"),
         ({"variants": {"gaussian": "gausian"}}, "has no variant 'gausian' for gaussian; it has dot_product"),
         ({"variants": {"gauss": "hc"}}, "names the mixer 'gauss', which is not among"),

@@ -32,14 +32,14 @@ def run(recipe: MatrixRecipe, command: str, log: Log = print) -> Matrix:
                     f"tasks.{task}.variants: {asked.results} has no variant {name!r} for {mixer}; it has "
                     f"{', '.join(known)}"
                 )
-        rows.append(row_of(task, asked.results, comparison, asked.metric or comparison.headline, recipe.full, names))
+        rows.append(row_of(task, asked.results, comparison, asked.metric or comparison.headline, recipe.whole, names))
         log(f"{task}: {len(rows[-1].cells)} of {len(recipe.mixers)} mixers, from {asked.results}")
     found = Matrix(
         name=recipe.name,
         description=recipe.description,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
-        full=recipe.full,
+        whole=recipe.whole,
         mixers=recipe.mixers,
         rows=rows,
         recipe=recipe.model_dump(mode="json"),

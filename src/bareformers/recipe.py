@@ -757,14 +757,14 @@ class MatrixRecipe(Named):
     """Mixers x tasks, from comparisons that are finished."""
 
     kind: Literal["matrix"] = "matrix"
-    full: str = "dot_product"  # the mixer that counts as the whole way; a task's best floor is where the way begins
+    whole: str = "dot_product"  # where the way ends that begins at a task's best floor
     mixers: Annotated[list[str], Field(min_length=1), AfterValidator(_no_repeats)]  # the columns
     tasks: Annotated[dict[str, Row], Field(min_length=1)]  # by what they are called
 
     @model_validator(mode="after")
     def _compared(self) -> MatrixRecipe:
-        if self.full not in self.mixers:
-            raise ValueError(f"full is {self.full!r}, which is not among mixers ({', '.join(self.mixers)}); add it")
+        if self.whole not in self.mixers:
+            raise ValueError(f"whole is {self.whole!r}, which is not among mixers ({', '.join(self.mixers)}); add it")
         for task, row in self.tasks.items():
             for mixer in row.variants:
                 if mixer not in self.mixers:

@@ -94,12 +94,15 @@ def write_like(path: Path, source: dict[str, Any], count: int = 200) -> Path:
     """Labelled texts in the form that a `labelled_text` reads: lines, or columns with pairs and with scores."""
     if source.get("format", "lines") == "lines":
         return write_labelled(path, count, seed=0)
-    rows = []
+    columns = [source[key] for key in ("text", "second", "label") if key in source]
+    names = [column for column in columns if isinstance(column, str)]
+    place = {column: names.index(column) if column in names else column - 1 for column in columns}
+    rows = ["\t".join(names) + "\n"] if names else []
     for item in scored_pairs(count, seed=0):
-        row = [""] * max(source[key] for key in ("text", "second", "label") if key in source)
-        row[source["text"] - 1] = item.text
-        row[source.get("second", source["text"]) - 1] = item.second if "second" in source else item.text
-        row[source["label"] - 1] = item.label if source.get("scores") else str(int(float(item.label) > 1))
+        row = [""] * (max(place.values()) + 1)
+        row[place[source["text"]]] = item.text
+        row[place[source.get("second", source["text"])]] = item.second if "second" in source else item.text
+        row[place[source["label"]]] = item.label if source.get("scores") else str(int(float(item.label) > 1))
         rows.append("\t".join(row) + "\n")
     path.write_text("".join(rows), encoding="utf-8")
     return path

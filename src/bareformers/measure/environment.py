@@ -48,7 +48,7 @@ def describe(precision: str = "auto") -> dict[str, str]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "dtype": "bf16 autocast" if uses_bf16(precision, default_device()) else "fp32",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "system": platform.platform(terse=True),
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "python": platform.python_version(),
     }
     for package in PACKAGES:

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from bareformers.errors import InputError
 from bareformers.report import palette, words
-from bareformers.report.html import day, template
+from bareformers.report.html import as_yaml, day, template
 from bareformers.report.result import Better, Comparison, Document, Measure, Schema, write_whole
 from bareformers.report.svg import TEXT, chart, inline
 from bareformers.report.verdict import best_floor
@@ -58,7 +58,7 @@ class TaskRow(Schema):
         metric, unit, better: what is measured in it.
         floor: the floor that does best, by the name of its variant.
         floor_measure: what it reaches.
-        full_measure: what the mixer reaches that is held to be whole.
+        whole_measure: what the mixer reaches at which the way ends.
         cells: by mixer; those that were not measured are not among them.
     """
 
@@ -70,18 +70,18 @@ class TaskRow(Schema):
     better: Better
     floor: str
     floor_measure: Measure
-    full_measure: Measure
+    whole_measure: Measure
     cells: dict[str, Cell]
 
     @property
     def distance(self) -> float:
         """From the floor to the whole, positive where the whole is better."""
-        return (self.full_measure.value - self.floor_measure.value) * (1 if self.better == "higher" else -1)
+        return (self.whole_measure.value - self.floor_measure.value) * (1 if self.better == "higher" else -1)
 
     @property
     def doubt(self) -> float | None:
         """How far the seeds of either end lie apart; None with one seed."""
-        spreads = [each.spread for each in (self.floor_measure, self.full_measure) if each.spread is not None]
+        spreads = [each.spread for each in (self.floor_measure, self.whole_measure) if each.spread is not None]
         return max(spreads, default=None)
 
     @property
@@ -92,8 +92,8 @@ class TaskRow(Schema):
     def level(self, mixer: str) -> bool:
         """Whether a mixer's distance from the whole is within the spread of the seeds of either, or it is better."""
         cell = self.cells[mixer]
-        spreads = [each.spread for each in (cell.measure, self.full_measure) if each.spread is not None]
-        ahead = (cell.measure.value - self.full_measure.value) * (1 if self.better == "higher" else -1)
+        spreads = [each.spread for each in (cell.measure, self.whole_measure) if each.spread is not None]
+        ahead = (cell.measure.value - self.whole_measure.value) * (1 if self.better == "higher" else -1)
         return ahead >= -max(spreads, default=0.0)
 
 
@@ -101,7 +101,7 @@ class Matrix(Document):
     """Mixers x tasks. Saved as `result.json`.
 
     Attributes:
-        full: the mixer that is held to be whole.
+        whole: the mixer at which the way ends.
         mixers: the columns.
         recipe: the resolved recipe.
     """
@@ -111,7 +111,7 @@ class Matrix(Document):
     description: str = ""
     created: str
     command: str
-    full: str
+    whole: str
     mixers: list[str]
     rows: list[TaskRow]
     recipe: dict[str, Any] = {}
@@ -128,13 +128,13 @@ class Matrix(Document):
         }
 
 
-def row_of(task: str, source: str, comparison: Comparison, metric: str, full: str, names: dict[str, str]) -> TaskRow:
+def row_of(task: str, source: str, comparison: Comparison, metric: str, whole: str, names: dict[str, str]) -> TaskRow:
     """A row from a comparison.
 
     Args:
         source: where the comparison is.
         metric: a key of the quality of its variants.
-        full: the mixer that is held to be whole.
+        whole: the mixer at which the way ends.
         names: mixer -> variant; those that the comparison does not have are left out.
     """
     variants = {variant.name: variant for variant in comparison.variants}
@@ -143,14 +143,15 @@ def row_of(task: str, source: str, comparison: Comparison, metric: str, full: st
         for mixer, name in names.items()
         if name in variants and metric in variants[name].quality and variants[name].quality[metric].finite
     }
-    if full not in measured:
+    if whole not in measured:
         there = ", ".join(comparison.keys("quality"))
         raise InputError(
-            f"tasks.{task}: {source} has no {metric} of {names[full]!r}, which is the whole way for {full}; its "
-            f"variants are {', '.join(variants)}, its metrics {there}"
+            f"tasks.{task}: {source} has no {metric} of a variant {names[whole]!r}, and without {whole} no share can "
+            f"be taken; its variants are {', '.join(variants)} (write variants: {{{whole}: <one of them>}}), its metrics "
+            f"{there}"
         )
-    whole = measured[full][1]
-    if whole.better is None:
+    end = measured[whole][1]
+    if end.better is None:
         raise InputError(f"tasks.{task}: of {metric} neither direction is better; write another metric")
     floor = best_floor(comparison, metric)
     if floor is None:
@@ -160,11 +161,11 @@ def row_of(task: str, source: str, comparison: Comparison, metric: str, full: st
         source=source,
         created=comparison.created,
         metric=metric,
-        unit=whole.unit,
-        better=whole.better,
+        unit=end.unit,
+        better=end.better,
         floor=floor.name,
         floor_measure=floor.quality[metric],
-        full_measure=whole,
+        whole_measure=end,
         cells={
             mixer: Cell(variant=name, measure=measure, floor=variants[name].floor)
             for mixer, (name, measure) in measured.items()
@@ -188,10 +189,10 @@ def verdict(matrix: Matrix) -> str:
     rows = [row for row in matrix.rows if row.open]
     count = f"{len(rows)} of {len(matrix.rows)} tasks"
     if not rows:
-        return f"In none of {len(matrix.rows)} tasks is {matrix.full} better than the best floor by more than chance."
-    others = [mixer for mixer in matrix.mixers if mixer != matrix.full]
+        return f"In none of {len(matrix.rows)} tasks is {matrix.whole} better than the best floor by more than chance."
+    others = [mixer for mixer in matrix.mixers if mixer != matrix.whole]
     alone = [row.task for row in rows if not any(mixer in row.cells and row.level(mixer) for mixer in others)]
-    said = f"{matrix.full} is better than the best floor in {count}"
+    said = f"{matrix.whole} is better than the best floor in {count}"
     if not alone:
         said += ", and in each of them another mixer comes as far"
     elif len(alone) == len(rows):
@@ -199,10 +200,10 @@ def verdict(matrix: Matrix) -> str:
     else:
         said += f"; in {len(rows) - len(alone)} of these another mixer comes as far, but not in {words.listed(alone)}"
     floors = {mixer for row in rows for mixer, cell in row.cells.items() if cell.floor}
-    means = {mixer: mean for mixer, mean in matrix.means().items() if mixer not in floors | {matrix.full}}
+    means = {mixer: mean for mixer, mean in matrix.means().items() if mixer not in floors | {matrix.whole}}
     if len(rows) > 1 and means:
         best = max(means, key=lambda mixer: means[mixer])
-        said += f". Over these tasks {best} comes farthest, {words.percent(means[best])} of the way"
+        said += f". Over these tasks {best} comes farthest, {percent(means[best])} of the way"
     return said + "."
 
 
@@ -213,7 +214,7 @@ def caveats(matrix: Matrix) -> list[str]:
         found.append(f"One seed of {words.listed(single)}: whether a share differs from another is not tested there.")
     if closed := [row.task for row in matrix.rows if not row.open]:
         found.append(
-            f"In {words.listed(closed)} {matrix.full} does no better than the best floor, so there is no way to take "
+            f"In {words.listed(closed)} {matrix.whole} does no better than the best floor, so there is no way to take "
             f"shares of."
         )
     return found
@@ -225,7 +226,7 @@ def caveats(matrix: Matrix) -> list[str]:
 def table(matrix: Matrix) -> Table:
     """A row for each task, a column for each mixer."""
     found = Table(
-        title=f"{matrix.name}: share of the way from the best floor to {matrix.full}",
+        title=f"{matrix.name}: share of the way from the best floor to {matrix.whole}",
         caption="± half of the spread over the seeds; dim where the floor is as good.",
         title_justify="left",
         caption_justify="left",
@@ -247,9 +248,13 @@ def parts(row: TaskRow, mixer: str) -> tuple[str, str]:
     if cell is None:
         return words.NOT_MEASURED, ""
     if cell.share is None:
-        return words.score(row.metric, cell.measure.value, row.full_measure.value), ""
-    number = f"{round(100 * cell.share)}{words.NBSP}%".replace("-", "\N{MINUS SIGN}")
-    return number, "" if cell.spread is None else f"±{words.NBSP}{50 * cell.spread:.0f}"
+        return words.score(row.metric, cell.measure.value, row.whole_measure.value), ""
+    return percent(cell.share), "" if cell.spread is None else f"±{words.NBSP}{50 * cell.spread:.0f}"
+
+
+def percent(share: float) -> str:
+    """A share in whole percent, for spreads are wider than their tenths."""
+    return f"{round(100 * share)}{words.NBSP}%".replace("-", "\N{MINUS SIGN}")
 
 
 def written(row: TaskRow, mixer: str) -> str:
@@ -313,8 +318,8 @@ def draw(matrix: Matrix) -> Figure:
 
 def way(row: TaskRow) -> str:
     """Where the way of a task begins and ends."""
-    like = row.full_measure.value
-    ends = (words.score(row.metric, each.value, like) for each in (row.floor_measure, row.full_measure))
+    like = row.whole_measure.value
+    ends = (words.score(row.metric, each.value, like) for each in (row.floor_measure, row.whole_measure))
     return f"{words.label(row.metric)} {' → '.join(ends)}"
 
 
@@ -338,7 +343,7 @@ def page(matrix: Matrix) -> str:
         created=day(matrix.created),
         verdict=verdict(matrix),
         caveats=caveats(matrix),
-        figure=inline(draw(matrix), "matrix", f"share of the way from the best floor to {matrix.full}; {shares}"),
+        figure=inline(draw(matrix), "matrix", f"share of the way from the best floor to {matrix.whole}; {shares}"),
         lines=[
             Line(
                 row,
@@ -347,7 +352,8 @@ def page(matrix: Matrix) -> str:
             )
             for row in matrix.rows
         ],
-        means={mixer: words.percent(mean) for mixer, mean in matrix.means().items()},
+        means={mixer: percent(mean) for mixer, mean in matrix.means().items()},
+        recipe=as_yaml(matrix.recipe),
         sources=[(row.task, row.source, day(row.created)) for row in matrix.rows],
     )
 
@@ -356,6 +362,6 @@ def _number(row: TaskRow, mixer: str) -> str:
     """The plain number of a cell."""
     if mixer not in row.cells:
         return words.NOT_MEASURED
-    measure, like = row.cells[mixer].measure, row.full_measure.value
+    measure, like = row.cells[mixer].measure, row.whole_measure.value
     spread = "" if measure.spread is None else f" ± {words.score(row.metric, measure.spread / 2, like)}"
     return f"{words.score(row.metric, measure.value, like)}{spread}".replace(" ", words.NBSP)
