@@ -59,7 +59,7 @@ def carried_out(tmp_path, tasks, **given):
 def test_a_share_is_that_of_the_way_from_the_best_floor(tmp_path, digits, text):
     found = carried_out(tmp_path, {"Digits": {"results": str(digits)}, "Text": {"results": str(text)}})
     images, words = found.rows
-    assert (images.floor, images.distance, images.doubt) == ("average", 47.0, 2.0)
+    assert (images.floor, images.distance, images.tested) == ("average", 47.0, True)
     assert images.cells["gaussian"].share == pytest.approx((91 - 50) / 47)
     assert images.cells["gaussian"].spread == pytest.approx(4 / 47)
     assert images.cells["average"].share == 0 and images.cells["dot_product"].share == 1
@@ -68,15 +68,16 @@ def test_a_share_is_that_of_the_way_from_the_best_floor(tmp_path, digits, text):
     assert {mixer: cell.share for mixer, cell in words.cells.items()} == pytest.approx(
         {"dot_product": 1, "gaussian": 1.1, "linear": 0.5, "average": 0}
     )
-    assert words.cells["gaussian"].spread is None and words.doubt is None
-    assert found.means() == pytest.approx({"dot_product": 1, "gaussian": (41 / 47 + 1.1) / 2, "average": 0})
+    assert words.cells["gaussian"].spread is None and not words.tested
+    assert found.reached() == {"gaussian": (0, 1)}  # one seed of text is no test
 
 
 def test_a_mixer_may_have_another_name_there(tmp_path, digits):
     found = carried_out(tmp_path, {"Digits": {"results": str(digits), "variants": {"linear": "hc"}}})
     assert found.rows[0].cells["linear"].variant == "hc"
     assert found.rows[0].cells["linear"].share == pytest.approx(54 / 47)
-    assert found.rows[0].level("linear") and not found.rows[0].level("gaussian")
+    assert found.rows[0].comes_as_far("linear") and not found.rows[0].comes_as_far("gaussian")
+    assert found.reached() == {"gaussian": (0, 1), "linear": (1, 1)}
 
 
 def test_where_the_floor_is_as_good_there_is_no_way(tmp_path):
@@ -84,17 +85,44 @@ def test_where_the_floor_is_as_good_there_is_no_way(tmp_path):
     found = carried_out(tmp_path, {"Level": {"results": str(folder)}})
     assert not found.rows[0].open and all(cell.share is None for cell in found.rows[0].cells.values())
     assert reporting.written(found.rows[0], "gaussian") == "60.00"
-    assert "In none of 1 tasks" in reporting.verdict(found) and "does no better" in reporting.caveats(found)[0]
+    assert (
+        "In none of 1 task with several seeds" in reporting.verdict(found)
+        and "does no better" in reporting.caveats(found)[0]
+    )
 
 
 def test_what_is_said_is_what_stands_there(tmp_path, digits, text):
     found = carried_out(tmp_path, {"Digits": {"results": str(digits)}, "Text": {"results": str(text)}})
     said = reporting.verdict(found)
-    assert "better than the best floor in 2 of 2 tasks" in said and "but not in Digits" in said
-    assert "gaussian comes farthest" in said  # the floor never does
-    assert reporting.caveats(found) == ["One seed of Text: whether a share differs from another is not tested there."]
+    assert "in 1 of 1 task with several seeds; nothing else that was tried comes as far in Digits." in said
+    assert reporting.caveats(found) == ["One seed of Text: shares there are not held against chance."]
     assert reporting.written(found.rows[0], "gaussian").replace("\xa0", " ") == "87 % ± 4"
     assert reporting.written(found.rows[0], "linear") == "–"
+
+
+def test_noise_does_not_come_as_far(tmp_path):
+    scores = {"dot_product": [90, 91, 92], "gaussian": [30, 60, 95], "linear": [89, 91, 90], "average": [60, 61, 62]}
+    found = carried_out(tmp_path, {"Task": {"results": str(finished(tmp_path / "c", scores))}})
+    assert not found.rows[0].comes_as_far("gaussian") and found.rows[0].comes_as_far("linear")
+    assert "As far come linear in 1 of 1." in reporting.verdict(found)
+
+
+def test_what_was_not_tried_is_not_said_to_fall_short(tmp_path):
+    folder = finished(tmp_path / "c", {"dot_product": [90, 91], "average": [60, 61]})
+    found = carried_out(tmp_path, {"Task": {"results": str(folder)}})
+    assert reporting.verdict(found).endswith("by more than chance in 1 of 1 task with several seeds.")
+
+
+def test_what_diverged_is_said(tmp_path):
+    scores = {"dot_product": [90, 91], "gaussian": [80, float("nan")], "average": [60, 61]}
+    comparison = finished(tmp_path / "c", scores)
+    text = (comparison / "result.json").read_text()
+    at = text.index('"name": "gaussian"')
+    place = text.rindex('"status": "finished"', 0, at)
+    (comparison / "result.json").write_text(text[:place] + '"status": "diverged"' + text[place + 20 :])
+    found = carried_out(tmp_path, {"Task": {"results": str(comparison)}})
+    assert "gaussian" not in found.rows[0].cells
+    assert "Diverged, and so left out: gaussian in Task." in reporting.caveats(found)
 
 
 def test_files_and_report(tmp_path, digits):

@@ -112,6 +112,7 @@ def test_tokens_are_the_budget(tmp_path):
         ({"sweep": {"share": [1], "tokens": [9]}, "training": {}}, "sweep.share and sweep.tokens both say"),
         ({"sweep": {"tokens": [900, 1000]}}, "sweep.tokens is the budget, so training.budget would do nothing"),
         ({"sweep": {"tokens": ["much"]}, "training": {}}, "sweep.tokens is a list of budgets"),
+        ({"training": {"budget": {"minutes": 1}}}, "training.budget.minutes lets each size learn from another amount"),
         ({"sweep": {"max_length": [16, 32]}, "task": {"max_length": 16}}, "so task.max_length would do nothing"),
         ({"sweep": {"intermediate_size": [8]}}, "nothing where model.intermediate_size says it"),
         ({"variants": {"a": {"hidden_size": 8}}}, "nothing where variants.a.hidden_size says it"),

@@ -57,6 +57,11 @@ def carrier(on: str) -> Carrier:
         )
 
     def carry(jobs: Sequence[Job], log: Log) -> None:
+        if any(job.run.training.budget.minutes is not None for job in jobs):
+            raise InputError(
+                "training.budget.minutes buys less where runs share a machine, so with --on it is not the same for "
+                "all; write tokens, steps or epochs"
+            )
         torch.set_num_threads(threads())  # of what is timed and described here, too
         ended = [job for job in jobs if job.run.result_file.exists()]
         one_by_one(ended, log)

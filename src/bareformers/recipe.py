@@ -423,6 +423,12 @@ class Sweep(Recipe):
                 raise ValueError(f"sweep.{key} is {instead}, not {values!r}")
             if not values or isinstance(values, list) and len(set(values)) < len(values):
                 raise ValueError(f"sweep.{key} needs at least one value, and none twice")
+        if self.training.budget.minutes is not None or self.training.early_stopping:
+            key = "early_stopping" if self.training.budget.minutes is None else "budget.minutes"
+            raise ValueError(
+                f"training.{key} lets each size learn from another amount of data, which laws of size do not allow "
+                f"for; write a budget in tokens, steps or epochs alone"
+            )
         if all(key in self.sweep for key in DATA_KEYS):
             raise ValueError("sweep.share and sweep.tokens both say how much is learnt from; leave one of them out")
         _names(self.sizes or {"none": {}}, "size")

@@ -61,6 +61,16 @@ def test_nothing_of_the_test_is_learnt():
     assert any("sharing text with the test or validation side" in note for note in corpus.notes)
 
 
+def test_a_pair_turned_around_is_the_same_text():
+    """What is learnt holds no text of the test, whether it stood first or second."""
+    names = [f"text {index}" for index in range(60)]
+    pairs = [Labelled(one, "0", two) for one, two in zip(names, names[1:], strict=False)]
+    pairs += [Labelled(two, "1", one) for one, two in zip(names, names[1:], strict=False)]
+    corpus = Corpus.divided("labelled", [(item.text, item) for item in pairs], validation_share=0.05, test_share=0.05)
+    held_out = {text for item in (*corpus.validation, *corpus.test) for text in (item.text, item.second)}
+    assert corpus.test and held_out.isdisjoint(text for item in corpus.train for text in (item.text, item.second))
+
+
 def test_few_labels_of_pairs():
     pairs = tuple(Labelled(f"first {index}", str(index % 2), f"second {index}") for index in range(20))
     corpus = Corpus("labelled", pairs, pairs).withholding(4, 0)

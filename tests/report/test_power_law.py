@@ -130,8 +130,8 @@ def test_what_differs_beyond_what_is_unsure_is_said(tmp_path):
     assert [fit.law.form for fit in found.fits] == ["floored"] * 4
     said = verdict(found)
     assert "The loss of attention falls with parameters with exponent 0.39" in said
-    assert "it cannot be told apart for twin; it is larger for steep; no law can be told for noise." in said
-    assert "the points lie on no such law" in found.fits[3].remark
+    assert "it cannot be told apart for twin; the exponent is larger for steep; no law can be told for noise." in said
+    assert found.fits[3].remark == "the loss does not fall with parameters"
     html = page(found)
     assert said in html and html.count('<svg class="figure"') == 2 and "α" in html and "://" not in html
     assert len(table(found).columns) == 5 and not list(caveats(found))
@@ -151,6 +151,21 @@ def test_both_grow():
     said = verdict(found)
     assert said.count("another form of law fits few") == 2 and "falls with training tokens with exponent" in said
     assert page(found).count('<svg class="figure"') == 3
+
+
+def test_a_flat_loss_is_written():
+    """What does not fall with size is said, with a law of data where that grows too, however flat it is."""
+    law = Law(form="power", values={"A": 5.5 * 1e5**0.0015, "alpha": 0.0015}, explained=1.0, error=0.0)
+    assert "N^0.0015" in written(law)
+    flat = scale(points("floor", lambda size, count: 1.7 + (2e4 / count) ** 0.4, SIZES[:4], TOKENS, 0.002))
+    assert [fit.axes for fit in flat.fits] == [["parameters"], ["tokens"]]
+    assert flat.fits[1].law.falls and "falls with training tokens (at the largest size)" in verdict(flat)
+
+
+def test_a_point_of_which_a_seed_diverged_is_left_out():
+    whole = points("x", above(0.4), SIZES[:4])
+    found = scale([*whole[:3], whole[3].model_copy(update={"status": "diverged"})])
+    assert found.fits[0].points == 3 and any("did not end in numbers" in said for said in caveats(found))
 
 
 def test_one_point_and_points_without_numbers():

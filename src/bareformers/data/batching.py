@@ -54,7 +54,8 @@ class Sampling:
     @classmethod
     def by_temperature(cls, sizes: Sequence[int], temperature: float) -> Sampling:
         """As many visits as there are examples, of each member in proportion to its size ** (1 / temperature)."""
-        shares = np.array(sizes, np.float64) ** (1 / temperature)
+        logarithms = np.log(sizes) / temperature
+        shares = np.exp(logarithms - logarithms.max())
         ends = np.rint(np.cumsum(shares) / shares.sum() * sum(sizes)).astype(int)
         return cls(tuple(sizes), tuple(np.diff(ends, prepend=0).tolist()))
 

@@ -438,7 +438,8 @@ def _content(item: Item) -> tuple[str, ...]:
 
 
 def _sides(item: Item) -> Sequence[tuple[int, str]]:
-    return tuple(enumerate(texts_of(item)))
+    """What no item of another part may share: a source or a target, or of texts that belong together any."""
+    return tuple((index if isinstance(item, tuple) else 0, text) for index, text in enumerate(texts_of(item)))
 
 
 def _emptied(kind: Kind, count: int, where: str = "") -> str:

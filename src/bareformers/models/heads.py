@@ -392,6 +392,8 @@ class BareForSequenceClassification(BareModel):
     def rescaled(self, outputs: Tensor) -> Tensor:
         """What the classifier gives [B, num_labels], with scores as the data has them."""
         config = self.config
+        if config.score_std is not None or config.members:
+            outputs = outputs.float()  # steps of bf16 are wide where scores are large
         if config.score_std is not None:
             return outputs * config.score_std + config.score_mean
         scored = [member for member in config.members or () if "score_std" in member]

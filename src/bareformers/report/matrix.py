@@ -60,6 +60,7 @@ class TaskRow(Schema):
         floor_measure: what it reaches.
         whole_measure: what the mixer reaches at which the way ends.
         cells: by mixer; those that were not measured are not among them.
+        diverged: mixers of which a run diverged.
     """
 
     task: str
@@ -72,6 +73,7 @@ class TaskRow(Schema):
     floor_measure: Measure
     whole_measure: Measure
     cells: dict[str, Cell]
+    diverged: list[str] = []
 
     @property
     def distance(self) -> float:
@@ -79,22 +81,27 @@ class TaskRow(Schema):
         return (self.whole_measure.value - self.floor_measure.value) * (1 if self.better == "higher" else -1)
 
     @property
-    def doubt(self) -> float | None:
-        """How far the seeds of either end lie apart; None with one seed."""
-        spreads = [each.spread for each in (self.floor_measure, self.whole_measure) if each.spread is not None]
-        return max(spreads, default=None)
+    def tested(self) -> bool:
+        """Whether both ends have several seeds, so that their distance can be held against chance."""
+        return self.floor_measure.spread is not None and self.whole_measure.spread is not None
 
     @property
     def open(self) -> bool:
-        """Whether attention does better than the floor, by more than the seeds differ among themselves."""
-        return self.distance > (self.doubt or 0.0)
+        """Whether the whole is better than the floor, by more than the seeds of either differ among themselves."""
+        spreads = [each.spread for each in (self.floor_measure, self.whole_measure) if each.spread is not None]
+        return self.distance > max(spreads, default=0.0)
 
-    def level(self, mixer: str) -> bool:
-        """Whether a mixer's distance from the whole is within the spread of the seeds of either, or it is better."""
-        cell = self.cells[mixer]
-        spreads = [each.spread for each in (cell.measure, self.whole_measure) if each.spread is not None]
-        ahead = (cell.measure.value - self.whole_measure.value) * (1 if self.better == "higher" else -1)
-        return ahead >= -max(spreads, default=0.0)
+    def comes_as_far(self, mixer: str) -> bool:
+        """Whether a mixer has the whole within the spread of its own or of the whole's seeds, or is better.
+
+        Where seeds differ that much, it must also have left the floor behind by more than its own differ.
+        """
+        measure = self.cells[mixer].measure
+        sign = 1 if self.better == "higher" else -1
+        short = (self.whole_measure.value - measure.value) * sign
+        above = (measure.value - self.floor_measure.value) * sign
+        spreads = [each.spread for each in (measure, self.whole_measure) if each.spread is not None]
+        return short <= max(spreads, default=0.0) and above > (measure.spread or 0.0)
 
 
 class Matrix(Document):
@@ -117,15 +124,18 @@ class Matrix(Document):
     recipe: dict[str, Any] = {}
     schema_version: Literal[1] = 1
 
-    def means(self) -> dict[str, float]:
-        """The mean share of each mixer over the tasks where there is a way, of those that all these have."""
-        rows = [row for row in self.rows if row.open]
-        shares = {mixer: [row.cells[mixer].share for row in rows if mixer in row.cells] for mixer in self.mixers}
-        return {
-            mixer: sum(each for each in found if each is not None) / len(found)
-            for mixer, found in shares.items()
-            if rows and len(found) == len(rows)
-        }
+    def reached(self) -> dict[str, tuple[int, int]]:
+        """Of each mixer but the whole and the floors: in how many tasks it comes as far, and in how many it was tried.
+
+        Only tasks count where there is a way, and where that is held against chance.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        for row in self.rows:
+            for mixer, cell in row.cells.items():
+                if row.open and row.tested and mixer != self.whole and not cell.floor:
+                    count, tried = found.get(mixer, (0, 0))
+                    found[mixer] = (count + row.comes_as_far(mixer), tried + 1)
+        return found
 
 
 def row_of(task: str, source: str, comparison: Comparison, metric: str, whole: str, names: dict[str, str]) -> TaskRow:
@@ -141,14 +151,17 @@ def row_of(task: str, source: str, comparison: Comparison, metric: str, whole: s
     measured = {
         mixer: (name, variants[name].quality[metric])
         for mixer, name in names.items()
-        if name in variants and metric in variants[name].quality and variants[name].quality[metric].finite
+        if name in variants
+        and variants[name].status == "finished"
+        and metric in variants[name].quality
+        and variants[name].quality[metric].finite
     }
     if whole not in measured:
         there = ", ".join(comparison.keys("quality"))
         raise InputError(
             f"tasks.{task}: {source} has no {metric} of a variant {names[whole]!r}, and without {whole} no share can "
-            f"be taken; its variants are {', '.join(variants)} (write variants: {{{whole}: <one of them>}}), its metrics "
-            f"{there}"
+            f"be taken; its variants are {', '.join(variants)} (write variants: "
+            f"{{{whole}: <one of them>}}), its metrics {there}"
         )
     end = measured[whole][1]
     if end.better is None:
@@ -170,6 +183,7 @@ def row_of(task: str, source: str, comparison: Comparison, metric: str, whole: s
             mixer: Cell(variant=name, measure=measure, floor=variants[name].floor)
             for mixer, (name, measure) in measured.items()
         },
+        diverged=[mixer for mixer, name in names.items() if name in variants and variants[name].status == "diverged"],
     )
     if row.open:
         for cell in row.cells.values():
@@ -185,38 +199,41 @@ def build(folder: Path) -> Path:
 
 
 def verdict(matrix: Matrix) -> str:
-    """In how many tasks attention is better than the floor, and where nothing else comes as far."""
-    rows = [row for row in matrix.rows if row.open]
-    count = f"{len(rows)} of {len(matrix.rows)} tasks"
+    """In how many tasks attention is better than the floor by more than chance, and what comes as far there."""
+    tested = [row for row in matrix.rows if row.tested]
+    rows = [row for row in tested if row.open]
+    tasks = f"{len(tested)} {'task' if len(tested) == 1 else 'tasks'} with several seeds"
+    if not tested:
+        return "One seed of every task: nothing here is held against chance."
     if not rows:
-        return f"In none of {len(matrix.rows)} tasks is {matrix.whole} better than the best floor by more than chance."
-    others = [mixer for mixer in matrix.mixers if mixer != matrix.whole]
-    alone = [row.task for row in rows if not any(mixer in row.cells and row.level(mixer) for mixer in others)]
-    said = f"{matrix.whole} is better than the best floor in {count}"
-    if not alone:
-        said += ", and in each of them another mixer comes as far"
-    elif len(alone) == len(rows):
-        said += ", and in none of them does another mixer come as far"
-    else:
-        said += f"; in {len(rows) - len(alone)} of these another mixer comes as far, but not in {words.listed(alone)}"
-    floors = {mixer for row in rows for mixer, cell in row.cells.items() if cell.floor}
-    means = {mixer: mean for mixer, mean in matrix.means().items() if mixer not in floors | {matrix.whole}}
-    if len(rows) > 1 and means:
-        best = max(means, key=lambda mixer: means[mixer])
-        said += f". Over these tasks {best} comes farthest, {percent(means[best])} of the way"
+        return f"In none of {tasks} is {matrix.whole} better than the best floor by more than chance."
+    said = f"{matrix.whole} is better than the best floor by more than chance in {len(rows)} of {tasks}"
+    tried = [row for row in rows if any(not cell.floor for mixer, cell in row.cells.items() if mixer != matrix.whole)]
+    alone = [
+        row.task for row in tried if not any(row.comes_as_far(mixer) for mixer in row.cells if mixer != matrix.whole)
+    ]
+    if tried and not alone:
+        said += "; in each of them another mixer comes as far" if len(rows) > 1 else "; another mixer comes as far"
+    elif alone:
+        said += f"; nothing else that was tried comes as far in {words.listed(alone)}"
+    reached = matrix.reached()
+    if counts := [f"{mixer} in {count} of {asked}" for mixer, (count, asked) in reached.items() if count]:
+        said += f". As far come {words.listed(counts)}"
     return said + "."
 
 
 def caveats(matrix: Matrix) -> list[str]:
     """What a reader must know before believing a cell."""
     found = []
-    if single := [row.task for row in matrix.rows if row.doubt is None]:
-        found.append(f"One seed of {words.listed(single)}: whether a share differs from another is not tested there.")
+    if single := [row.task for row in matrix.rows if not row.tested]:
+        found.append(f"One seed of {words.listed(single)}: shares there are not held against chance.")
     if closed := [row.task for row in matrix.rows if not row.open]:
         found.append(
             f"In {words.listed(closed)} {matrix.whole} does no better than the best floor, so there is no way to take "
             f"shares of."
         )
+    if lost := [f"{mixer} in {row.task}" for row in matrix.rows for mixer in row.diverged]:
+        found.append(f"Diverged, and so left out: {words.listed(lost)}.")
     return found
 
 
@@ -352,7 +369,7 @@ def page(matrix: Matrix) -> str:
             )
             for row in matrix.rows
         ],
-        means={mixer: percent(mean) for mixer, mean in matrix.means().items()},
+        reached=matrix.reached(),
         recipe=as_yaml(matrix.recipe),
         sources=[(row.task, row.source, day(row.created)) for row in matrix.rows],
     )

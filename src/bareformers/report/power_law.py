@@ -62,10 +62,14 @@ class Law(Schema):
         return FLATTEST < low and high < 0.99 * STEEPEST
 
     @property
+    def falls(self) -> bool:
+        """Whether the loss falls with all that the law depends on."""
+        return all(self.values[name] > FLATTEST for name in ("alpha", "beta") if name in self.values)
+
+    @property
     def holds(self) -> bool:
         """Whether the points lie on it, and fall."""
-        falls = all(self.values[name] > FLATTEST for name in ("alpha", "beta") if name in self.values)
-        return falls and self.explained >= EXPLAINED
+        return self.falls and self.explained >= EXPLAINED
 
 
 def fit(losses: Sequence[Sequence[float]], *, parameters: ArrayLike | None = None, tokens: ArrayLike | None = None,

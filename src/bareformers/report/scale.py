@@ -63,7 +63,8 @@ class Point(Schema):
     def counts(self) -> bool:
         """Whether it can be fitted and drawn."""
         values = [self.parameters, self.tokens, *self.losses]
-        return bool(self.losses) and all(math.isfinite(value) and value > 0 for value in values)
+        whole = self.status == "finished" and bool(self.losses)
+        return whole and all(math.isfinite(value) and value > 0 for value in values)
 
     @property
     def mean(self) -> float:
@@ -95,6 +96,11 @@ class Fit(Schema):
     law: Law | None = None
     held: str = ""
     remark: str = ""
+
+    @property
+    def falls(self) -> bool:
+        """Whether there is a law by which the loss falls with everything that it depends on."""
+        return self.law is not None and self.law.falls
 
     @property
     def told(self) -> Law | None:
@@ -175,8 +181,8 @@ def _fits(group: tuple[str, str], points: list[Point], counts_distinct: bool) ->
     if not varied:
         remark = "one point lies on every law, so none is fitted" if points else "nothing ended in numbers"
         yield Fit(variant=variant, setting=setting, axes=[], points=len(points), remark=remark)
-    elif len(varied) == 2 and enough:
-        yield _fit(variant, setting, varied, points, counts_distinct)
+    elif len(varied) == 2 and enough and (both := _fit(variant, setting, varied, points, counts_distinct)).falls:
+        yield both
     else:
         for axis in varied:
             kept, held = points, ""
@@ -209,7 +215,9 @@ def _fit(
     remarks = []
     if form == "power":
         remarks.append(f"{distinct} points are too few for an irreducible loss, so this is a pure power law")
-    if not law.holds:
+    if not law.falls:
+        remarks.append(f"the loss does not fall with {axes[0] if axes[0] == 'parameters' else 'data'}")
+    elif not law.holds:
         remarks.append(
             f"the points lie on no such law, which explains {words.percent(law.explained)} of their variance"
         )
@@ -224,11 +232,11 @@ def written(law: Law) -> str:
     terms = [_number(v["E"])] if "E" in v else []
     for scale, exponent, symbol in (("A", "alpha", "N"), ("B", "beta", "D")):
         if scale in v:
-            root = v[scale] ** (1 / v[exponent]) if v[exponent] > 1e-3 else math.inf
+            magnitude = math.log10(v[scale]) / max(v[exponent], 1e-9)  # of N_c or D_c
             exponent_said = _number(v[exponent])
-            is_scale = law.form != "joint" and 0 < root < 1e30
+            is_scale = law.form != "joint" and abs(magnitude) < 30
             terms.append(
-                f"({_large(root)} / {symbol})^{exponent_said}"
+                f"({_large(10**magnitude)} / {symbol})^{exponent_said}"
                 if is_scale
                 else f"{_large(v[scale])} / {symbol}^{exponent_said}"
             )
@@ -294,8 +302,8 @@ def _compared(first: Law, other: Law | None, exponent: str) -> str:
         return "another form of law fits"
     (low, high), (least, most) = first.intervals[exponent], other.intervals[exponent]
     if least > high:
-        return "it is larger for"
-    return "it is smaller for" if most < low else "it cannot be told apart for"
+        return "the exponent is larger for"
+    return "the exponent is smaller for" if most < low else "it cannot be told apart for"
 
 
 # The terminal
@@ -328,7 +336,7 @@ def caption(scale: Scale) -> str:
 
 def loss_of(point: Point) -> str:
     """The loss of a point in words."""
-    if point.loss is None or not point.loss.finite:
+    if point.loss is None or not point.loss.finite or point.status != "finished":
         return point.status if point.status != "finished" else words.NOT_MEASURED
     spread = f" ± {words.score('loss', point.loss.spread / 2)}" if point.loss.spread is not None else ""
     return f"{words.score('loss', point.loss.value)}{spread}"

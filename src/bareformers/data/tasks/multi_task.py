@@ -27,6 +27,9 @@ def prepare(corpus: Corpus, encode: Encoder, metrics: Mapping[str, str], tempera
     sizes = [len(data.train) for data in found.values()]
     sampling = None if temperature == 1 else Sampling.by_temperature(sizes, temperature)
     visits = sizes if sampling is None else sampling.visits
+    for name, count in zip(found, visits, strict=True):
+        if not count:
+            raise InputError(f"with task.sampling.temperature {temperature:g} {name} is never read; write a higher one")
     told = ", ".join(
         f"{name} {count:,} times" + ("" if count == size else f" (has {size:,})")
         for name, count, size in zip(found, visits, sizes, strict=True)
