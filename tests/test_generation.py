@@ -134,6 +134,7 @@ def test_several_references(pairs):
     assert "Of the test pairs, 8 have several references: likelihood is that of the first." in data.notes
     assert (data.test.labels.ids == pairs[0].test.labels.ids).all()
     settings = {"batch_tokens": 256, "beams": 1, "length_penalty": 1.0, "max_sentences": 3, "samples": 2}
+    settings |= {"headline": ""}
     scores, signature, outputs, _ = assessment.evaluate(tiny.model(data), data, settings)
     assert signature.startswith("nrefs:2|") and outputs[0].reference == rows[0][1]
 

@@ -18,7 +18,7 @@ from bareformers import registry
 from bareformers.data.batching import evaluation_batches
 from bareformers.data.examples import IGNORED, Collate, Example, Examples, Ids, Images, prompts_of
 from bareformers.data.tasks import TaskData, end_of
-from bareformers.errors import InputError
+from bareformers.errors import InputError, unknown
 from bareformers.measure import quality
 from bareformers.measure.maps import Mixer, maps
 from bareformers.models import (
@@ -60,12 +60,15 @@ Evaluated = tuple[dict[str, Measure], str | None, list[Output], list[str]]
 
 
 def evaluate(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
-    """Quality on the test side: scores, sacreBLEU's signature, outputs beside references, and remarks.
+    """Quality on the test side: scores, what ranks first, sacreBLEU's signature, outputs and references, and remarks.
 
     Args:
         settings: the evaluation section of a recipe.
     """
-    return ASSESSMENTS[data.task].evaluate(model, data, settings)
+    scores, signature, outputs, remarks = ASSESSMENTS[data.task].evaluate(model, data, settings)
+    headline = headline_of(data, settings)
+    scores = dict(sorted(scores.items(), key=lambda each: each[0] != headline))
+    return scores, signature, outputs, remarks
 
 
 def evaluate_language(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
@@ -105,10 +108,9 @@ def evaluate_answers(model: Any, data: TaskData, settings: dict[str, Any]) -> Ev
         },
         **likelihood_scores(found),
     }
-    headline = ASSESSMENTS[data.task].headline
     remarks = [f"{num_unfinished} of {len(outputs)} outputs ran to {longest} tokens"] if num_unfinished else []
     samples = [outputs[index] for index in spaced(len(outputs), settings["samples"])]
-    return {headline: scores[headline], **scores}, signature, samples, remarks
+    return scores, signature, samples, remarks
 
 
 def overlap(outputs: Sequence[Output], references: Sequence[Sequence[str]]) -> tuple[dict[str, Measure], str]:
@@ -188,7 +190,8 @@ def evaluate_regression(model: Any, data: TaskData, settings: dict[str, Any]) ->
 def evaluate_members(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
     """What ranks each of several tasks, and the mean of that; samples of all."""
     check_outputs(model, data)
-    examples = held_out(data)
+    check_members(data, settings)
+    examples, chosen = held_out(data), dict(settings["headline"])
     whole = quality.judged(model, padded(data, examples, settings["batch_tokens"]))
     number = torch.from_numpy(examples.more["members"].ids)
     scores: dict[str, Measure] = {}
@@ -203,7 +206,8 @@ def evaluate_members(model: Any, data: TaskData, settings: dict[str, Any]) -> Ev
             regressed = own.regressed()
             known, told = correlations(regressed), [f"{score:.2f}" for score in regressed.told]
             remarks += [f"{member.name}: {remark}" for remark in constant(regressed)]
-        scores[f"{member.name}_{member.metric}"] = known[member.metric]
+        metric = chosen.get(member.name, member.metrics[0])
+        scores[f"{member.name}_{metric}"] = known[metric]
         share = len(range(index, settings["samples"], len(data.members)))
         for place in spaced(len(rows), share):
             source, reference = examples.texts[int(rows[place])]
@@ -233,6 +237,18 @@ def correlations(found: quality.Regressed) -> dict[str, Measure]:
 def constant(found: quality.Regressed) -> list[str]:
     """A remark where scores do not differ."""
     return [f"{found.constant} is the same for all texts, so that correlations are 0"] if found.constant else []
+
+
+def check_members(data: TaskData, settings: dict[str, Any]) -> None:
+    """An `InputError` where the evaluation section names something to rank that a member of several tasks lacks."""
+    members = {member.name: member for member in data.members}
+    for name, metric in dict(settings["headline"]).items() if members else ():
+        if name not in members:
+            raise unknown("member in evaluation.headline", name, members)
+        if metric not in members[name].metrics:
+            what = "classes" if members[name].scale is None else "scores"
+            known = " or ".join(members[name].metrics)
+            raise InputError(f"evaluation.headline: {name} has {what}, and no {metric}; write {known}")
 
 
 def check_outputs(model: Any, data: TaskData) -> None:
@@ -398,9 +414,10 @@ def roles_of(model: type[PreTrainedModel]) -> tuple[str, ...]:
     return registry.ROLES if model is BareForSeq2SeqLM else ("encoder",)
 
 
-def headline_of(data: TaskData) -> str:
-    """The quality that ranks the variants: what the recipe chose, or what does by default."""
-    return data.headline or ASSESSMENTS[data.task].headline
+def headline_of(data: TaskData, settings: dict[str, Any]) -> str:
+    """The quality that ranks the variants: what the evaluation section chose, or what does by default."""
+    chosen = settings["headline"]
+    return chosen if chosen and isinstance(chosen, str) else ASSESSMENTS[data.task].headline
 
 
 def is_causal(data: TaskData) -> bool:

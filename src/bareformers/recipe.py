@@ -94,7 +94,6 @@ class Task(Section):
     patch: Count | None = None  # image_classification: pixels on a side of what becomes a position
     shift: Annotated[int, Field(ge=0)] = 0  # image_classification: the most that training images are moved, in pixels
     decoder_only: bool = False  # of pairs: one decoder reads the source and goes on with the target
-    headline: str | dict[str, str] = ""  # what ranks models that tell classes or scores; multi_task: of which members
     sampling: Any = "proportional"  # multi_task: or {temperature: 2}, for more of the small members
 
     @property
@@ -114,19 +113,6 @@ class Task(Section):
                 f"{self.name} has no source and target for one decoder to read, so decoder_only would do nothing; "
                 f"leave it out"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _ranks(self) -> Task:
-        known = HEADLINES.get(self.name, ())
-        if self.headline and not known:
-            raise ValueError(f"what ranks models of {self.name} is fixed, so headline would do nothing; leave it out")
-        if self.headline and isinstance(self.headline, str) == (self.name == "multi_task"):
-            such = "{cola: matthews}, with the name of a member" if self.name == "multi_task" else known[0]
-            raise ValueError(f"headline of {self.name} is written as in headline: {such}, not {self.headline!r}")
-        for given in self.headline.values() if isinstance(self.headline, dict) else filter(None, [self.headline]):
-            if given not in known:
-                raise ValueError(f"headline {given!r} is none of {self.name}; write {' or '.join(known)}")
         return self
 
     @model_validator(mode="after")
@@ -243,6 +229,27 @@ class Evaluation(Section):
     samples: Annotated[int, Field(ge=0)] = 6
     sample_tokens: Count = 48  # continuation of a language model; what is shown of a block with masks
     speed_rounds: Annotated[int, Field(ge=0)] = 5  # interleaved timings of training and decoding; 0: none
+    headline: str | dict[str, str] = ""  # what ranks models that tell classes or scores; multi_task: of which members
+
+    def check(self, task: Task) -> None:
+        """An `InputError` where `headline` names nothing that may rank models of the task."""
+        if not self.headline:
+            return
+        known = HEADLINES.get(task.name, ())
+        if not known:
+            raise InputError(
+                f"what ranks models of {task.name} is fixed, so evaluation.headline would do nothing; leave it out"
+            )
+        if isinstance(self.headline, str) == (task.name == "multi_task"):
+            such = "{cola: matthews}, with the name of a member" if task.name == "multi_task" else known[0]
+            raise InputError(
+                f"evaluation.headline of {task.name} is written as in headline: {such}, not {self.headline!r}"
+            )
+        for given in self.headline.values() if isinstance(self.headline, dict) else [self.headline]:
+            if given not in known:
+                raise InputError(
+                    f"evaluation.headline {given!r} is no score of {task.name} that ranks; write {' or '.join(known)}"
+                )
 
 
 def _names(given: dict[str, Any], kind: str) -> None:
@@ -331,6 +338,7 @@ class Recipe(Study):
             raise ValueError(
                 f"baseline {self.baseline!r} is no variant{nearest(self.baseline, self.variants)} ({known})"
             )
+        self.evaluation.check(self.task)
         return self
 
     def check(self) -> None:
@@ -699,6 +707,13 @@ class Paring(Study):
                 idle = "warmup_steps" if own.get("schedule") == "slanted_triangular" else ""
                 filled[key] = {**{name: value for name, value in defaults.items() if name != idle}, **own}
         return {**given, **filled}
+
+    @field_validator("evaluation")
+    @classmethod
+    def _bounded(cls, evaluation: Evaluation) -> Evaluation:
+        if evaluation.headline:
+            raise ValueError("what a paring bounds also ranks, so headline would do nothing; write metric")
+        return evaluation
 
     @field_validator("seeds")
     @classmethod

@@ -235,7 +235,7 @@ def begin(paring: Paring) -> Subject:
             f"model.for_member(name).save_pretrained(folder), with the tokenizer, and pare that"
         )
     known = tuple(each for each in METRICS[task.name] if each != "bits_per_byte" or bytes_per_token(tokenizer).any())
-    metric = paring.metric or task.headline or known[0]
+    metric = paring.metric or (own.get("evaluation") or {}).get("headline") or known[0]
     if metric not in known:
         raise unknown(f"metric for {task.name}", metric, known)
     if task.positions > limit:

@@ -126,6 +126,8 @@ def expand(recipe: Transfer, sides: Sides) -> list[Chain]:
     """All runs of a recipe; whatever is wrong with any variant is an `InputError` here, before anything is trained."""
     made: dict[Path, Step] = {}
     chains = []
+    # What ranks classifiers says nothing of language models.
+    language_evaluation = recipe.evaluation.model_copy(update={"headline": ""}).model_dump(mode="json")
     for variant in recipe.variants:
         language, classifier = language_config(recipe, variant, sides), configure(recipe, variant, sides.classifier)
         language_size = None if language is None else size_of(recipe.language_model, language, variant)
@@ -152,6 +154,7 @@ def expand(recipe: Transfer, sides: Sides) -> list[Chain]:
                         data=source,
                         task=task,
                         model=model,
+                        evaluation=language_evaluation,
                         **lineage(last),
                     )
                     last = steps[name] = made.setdefault(run.folder, Step(run, data, last, sections))
