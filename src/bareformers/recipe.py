@@ -397,6 +397,10 @@ SIZE_KEYS = ("sizes", "hidden_size", "num_hidden_layers", "num_encoder_layers", 
 """Keys of a sweep that say how large a model is; all others part the points into settings."""
 
 
+POINT_KEYS = ("max_length", "share", "learning_rate")
+"""Keys of a sweep that belong to the task or to the training, not to the model."""
+
+
 class Sweep(Recipe):
     """A comparison at every point of a grid: what grows, and the values that it takes."""
 
@@ -466,8 +470,10 @@ class Sweep(Recipe):
                 raise InputError(
                     f"{key} is in the sweep, which would do nothing where {said[0]}.{key} says it; leave one out"
                 )
-            if key in ("max_length", "share") and getattr(self.task, key) != Task.model_fields[key].default:
-                raise InputError(f"{key} is in the sweep, so task.{key} would do nothing; leave it out")
+            # Written out as it is by default it may stand, as it does in the recipe that a sweep leaves in its folder.
+            section, name = (self.training, "training") if key == "learning_rate" else (self.task, "task")
+            if key in POINT_KEYS and getattr(section, key) != type(section).model_fields[key].default:
+                raise InputError(f"{key} is in the sweep, so {name}.{key} would do nothing; leave it out")
         self.points()
 
     def grid(self) -> list[dict[str, Any]]:
