@@ -135,7 +135,9 @@ def test_what_is_measured_of_several_tasks(several):
     assert any("An epoch reads" in sentence and "alike" in sentence for sentence in said)
     found = samples(run_of(path))
     assert found["kind"] == "multi_task"
-    assert [each["source"].partition(":")[0] for each in found["samples"]] == ["kinds", "kinds", "same", "alike"]
+    assert [(each["source"].partition(":")[0], each["kind"]) for each in found["samples"]] == [
+        ("kinds", "classification"), ("kinds", "classification"), ("same", "classification"), ("alike", "regression")
+    ]  # fmt: skip
     page = (path.parent / "run" / "report.html").read_text(encoding="utf-8")
     assert "mean over tasks" in page and "kinds accuracy" in page and "alike Pearson" in page
 

@@ -48,12 +48,17 @@ def held_out(data: TaskData) -> Examples:
 
 @dataclass(frozen=True)
 class Output:
-    """A test example as people read it; of an image its name, and what shows it."""
+    """A test example as people read it; of an image its name, and what shows it.
+
+    Attributes:
+        kind: of several tasks at once, what `samples.json` calls the outputs of its own.
+    """
 
     source: str
     reference: str
     output: str
     image: str | None = None
+    kind: str | None = None
 
 
 Evaluated = tuple[dict[str, Measure], str | None, list[Output], list[str]]
@@ -199,6 +204,7 @@ def evaluate_members(model: Any, data: TaskData, settings: dict[str, Any]) -> Ev
     for index, member in enumerate(data.members):
         rows = (number == index).nonzero().flatten()
         own = whole.of(rows, model.config.outputs_of[member.name])
+        kind = "classification" if member.scale is None else "regression"
         if member.scale is None:
             classes = own.classified()
             known, told = class_scores(classes), [member.labels[guess] for guess in classes.guessed]
@@ -211,7 +217,7 @@ def evaluate_members(model: Any, data: TaskData, settings: dict[str, Any]) -> Ev
         share = len(range(index, settings["samples"], len(data.members)))
         for place in spaced(len(rows), share):
             source, reference = examples.texts[int(rows[place])]
-            outputs.append(Output(f"{member.name}: {source}", reference, told[place]))
+            outputs.append(Output(f"{member.name}: {source}", reference, told[place], kind=kind))
     mean = sum(measure.value for measure in scores.values()) / len(scores)
     loss = Measure(value=whole.loss, better="lower")  # of classes in nats, of scores in variances
     return {"mean": Measure(value=mean, better="higher"), **scores, "loss": loss}, None, outputs, remarks
