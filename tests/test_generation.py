@@ -2,11 +2,13 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from tokenizers.processors import TemplateProcessing
 
 from bareformers import assessment, decoding, inspection, reduction, run_folder
 from bareformers import distillation as distilling
@@ -19,6 +21,7 @@ from bareformers.measure import quality
 from bareformers.models import BareForCausalLM, BareForSeq2SeqLM
 from bareformers.recipe import load, load_distillation
 from bareformers.report import html
+from tests.test_pretrained import tokenizer
 from tests.training import tiny
 
 SCORES = {"rouge_1", "rouge_2", "rouge_l", "bleu", "chrf", "distinct_1", "distinct_2", "loss", "perplexity"}
@@ -168,6 +171,31 @@ def test_replies_in_batches_are_those_one_by_one(alone, beams):
         ids = torch.from_numpy(prompts[index]["input_ids"].astype(np.int64))[None]
         single = quality.decode(model, data.tokenizer, [([0], {"input_ids": ids})], 8, beams)
         assert single.texts[0].strip() == output.output
+
+
+@pytest.mark.parametrize("framed", [False, True])
+@pytest.mark.parametrize("decoder_only", [False, True])
+def test_what_is_translated_is_framed_as_in_training(framed, decoder_only, monkeypatch):
+    """As of a pared BART, whose tokenizer puts `<s>` before a source."""
+    words = tokenizer("<s>", "</s>", "red", "green", bos_token="<s>", eos_token="</s>", pad_token="[PAD]")
+    if framed:
+        special = [(name, words.convert_tokens_to_ids(name)) for name in ("<s>", "</s>")]
+        words.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=special)
+    pairs = (("red green red", "green"),)
+    data = prepare(
+        Corpus("pairs", pairs, pairs, pairs), "translation", 300, 8, tokenizer=words, decoder_only=decoder_only
+    )
+    read = []
+    monkeypatch.setattr(quality, "decode", lambda *given: read.extend(given[2]) or quality.Decoded(["green"], 0))
+    limit = 17 if decoder_only else 8
+    config = SimpleNamespace(is_encoder_decoder=not decoder_only, max_position_embeddings=limit)
+    model = SimpleNamespace(config=config)
+    assert list(decoding.translate(model, words, [" red green red ", "  "], 1, 1.0)) == ["green", ""]
+    expected = (prompts_of(data.test) if decoder_only else data.test)[0]["input_ids"].tolist()
+    assert [(rows, inputs["input_ids"].tolist()) for rows, inputs in read] == [([0], [expected])]
+    assert len(expected) == 3 + (2 if decoder_only or framed else 1)
+    with pytest.raises(InputError, match=r"line 1 has \d+ tokens, and this model reads 8 at most; split it"):
+        list(decoding.translate(model, words, ["red " * 8], 1, 1.0))
 
 
 def test_replies_from_the_command_line(both, alone, capsys):
