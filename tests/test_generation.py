@@ -214,7 +214,10 @@ def test_replies_from_the_command_line(both, alone, capsys):
 
 
 MISTAKES = {
-    "no_pairs": ("task.name=language_modelling", "language_modelling has no source and target for one decoder to read"),
+    "no_pairs": (
+        "task.name=language_modelling",
+        "language_modelling does not read decoder_only, so it would do nothing",
+    ),
     "encoder": ("model.encoder_mixer=average", "a model with decoder_only has no encoder, so encoder_mixer would do"),
     "layers": ("model.num_encoder_layers=1", "a model with decoder_only has no encoder, so num_encoder_layers would"),
     "positions": (

@@ -6,7 +6,6 @@ classes are known (`registry.options`, `BareConfig.from_recipe`). All other keys
 
 from __future__ import annotations
 
-import math
 from itertools import product
 from pathlib import Path
 from string import Formatter
@@ -69,6 +68,39 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Temperature(Section):
+    """Of the sampling of several tasks: the larger, the more alike are their shares."""
+
+    temperature: Rate
+
+
+def _sampling(value: Any) -> Any:
+    """A mapping -> a `Temperature`."""
+    if value == "proportional" or isinstance(value, Temperature):
+        return value
+    try:
+        return Temperature.model_validate(value)
+    except ValidationError:
+        raise ValueError(
+            f"sampling is proportional, or has a temperature above 0, as in {{temperature: 2}}, not {value!r}"
+        ) from None
+
+
+JUDGED = ("classification", "regression", "multi_task")  # tasks of texts with a class or a score each
+LANGUAGE = ("language_modelling", "masked_language_modelling")
+READ_BY: dict[str, tuple[str, ...]] = {
+    "vocab_size": (*LANGUAGE, *PAIRED, *JUDGED),
+    "max_length": (*LANGUAGE, *PAIRED, *JUDGED, "recall"),
+    "too_long": (*PAIRED, *JUDGED),
+    "mask_share": ("masked_language_modelling",),
+    "patch": ("image_classification",),
+    "shift": ("image_classification",),
+    "decoder_only": PAIRED,
+    "sampling": ("multi_task",),
+}
+"""The tasks that read an option; what does not stand here all of them read."""
+
+
 class Task(Section):
     """What is learned from the corpus."""
 
@@ -94,7 +126,8 @@ class Task(Section):
     patch: Count | None = None  # image_classification: pixels on a side of what becomes a position
     shift: Annotated[int, Field(ge=0)] = 0  # image_classification: the most that training images are moved, in pixels
     decoder_only: bool = False  # of pairs: one decoder reads the source and goes on with the target
-    sampling: Any = "proportional"  # multi_task: or {temperature: 2}, for more of the small members
+    # multi_task: or {temperature: 2}, for more of the small members
+    sampling: Annotated[Literal["proportional"] | Temperature, BeforeValidator(_sampling)] = "proportional"
 
     @property
     def form(self) -> str:
@@ -106,55 +139,18 @@ class Task(Section):
         """The most that a model is to read: of a decoder alone both sides of a pair and the `</s>` before them."""
         return 2 * self.max_length + 1 if self.decoder_only else self.max_length
 
-    @model_validator(mode="after")
-    def _paired(self) -> Task:
-        if self.decoder_only and self.name not in PAIRED:
-            raise ValueError(
-                f"{self.name} has no source and target for one decoder to read, so decoder_only would do nothing; "
-                f"leave it out"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _samples(self) -> Task:
-        if self.sampling == "proportional":
-            return self
-        if self.name != "multi_task":
-            raise ValueError(f"{self.name} has one data set, so sampling would do nothing; leave it out")
-        given = (
-            self.sampling.get("temperature") if isinstance(self.sampling, dict) and len(self.sampling) == 1 else None
-        )
-        if not isinstance(given, int | float) or isinstance(given, bool) or not 0 < given < math.inf:
-            raise ValueError(
-                f"sampling is proportional, or has a temperature above 0, as in {{temperature: 2}}, not "
-                f"{self.sampling!r}"
-            )
-        return self
-
     @property
     def temperature(self) -> float:
         """Of the sampling of several tasks; 1 in proportion to their sizes."""
-        return 1.0 if self.sampling == "proportional" else float(self.sampling["temperature"])
+        return 1.0 if isinstance(self.sampling, str) else self.sampling.temperature
 
     @model_validator(mode="after")
-    def _masks(self) -> Task:
-        default = type(self).model_fields["mask_share"].default
-        if self.name != "masked_language_modelling" and self.mask_share != default:
-            raise ValueError(f"{self.name} masks nothing, so mask_share would do nothing; leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _patches(self) -> Task:
-        if self.name != "image_classification":
-            if self.patch is not None or self.shift:
-                key = "shift" if self.patch is None else "patch"
-                raise ValueError(f"{self.name} reads no images, so {key} would do nothing; leave it out")
-            return self
-        if self.patch is None:
+    def _effective(self) -> Task:
+        for key, tasks in READ_BY.items():
+            if self.name not in tasks and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{self.name} does not read {key}, so it would do nothing; leave it out")
+        if self.name == "image_classification" and self.patch is None:
             raise ValueError("image_classification needs patch, pixels on a side of a patch, as in patch: 4")
-        for key in ("vocab_size", "max_length", "too_long"):
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"images have no tokens, so {key} would do nothing; leave it out")
         return self
 
 

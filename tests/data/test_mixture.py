@@ -98,6 +98,12 @@ def test_plans_that_sample():
     assert list(plan(steps=40)) == batches[:40] and any(0 < sum(np.array(batch) < 80) < len(batch) for batch in batches)
 
 
+def test_how_often_each_is_visited_is_said_by_a_task():
+    one, other = (Task(name="multi_task", sampling=given) for given in ("proportional", {"temperature": 2}))
+    assert (one.temperature, other.temperature) == (1.0, 2.0) and len({one, other}) == 2
+    assert Task(**other.model_dump()) == other
+
+
 # What is refused
 
 
@@ -155,11 +161,18 @@ def test_a_member_that_cannot_be_prepared(corpus, cache):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"name": "regression", "sampling": {"temperature": 2}}, "regression has one data set, so sampling would do"),
+        ({"name": "regression", "sampling": {"temperature": 2}}, "regression does not read sampling, so it would do"),
         (
             {"name": "multi_task", "sampling": {"temperature": 0}},
             "sampling is proportional, or has a temperature above",
         ),
+        (
+            {"name": "recall", "vocab_size": 300},
+            "recall does not read vocab_size, so it would do nothing; leave",
+        ),
+        ({"name": "recall", "too_long": "cut"}, "recall does not read too_long"),
+        ({"name": "language_modelling", "too_long": "cut"}, "language_modelling does not read too_long"),
+        ({"name": "multi_task", "sampling": {"temperatur": 2}}, "sampling is proportional, or has a temperature above"),
         ({"name": "multi_task", "sampling": "uniform"}, "sampling is proportional, or has a temperature above 0"),
     ],
 )
