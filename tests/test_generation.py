@@ -19,7 +19,7 @@ from bareformers.data.tasks import prepare
 from bareformers.errors import InputError
 from bareformers.measure import quality
 from bareformers.models import BareForCausalLM, BareForSeq2SeqLM
-from bareformers.recipe import load, load_distillation
+from bareformers.recipe import Task, load, load_distillation
 from bareformers.report import html
 from tests.test_pretrained import tokenizer
 from tests.training import tiny
@@ -142,6 +142,13 @@ def test_several_references(pairs):
     assert signature.startswith("nrefs:2|") and outputs[0].reference == rows[0][1]
 
 
+@pytest.mark.parametrize("decoder_only", [False, True])
+def test_positions_hold_what_they_are_to_hold(decoder_only):
+    for length in (2, 3, 17):
+        positions = Task(name="dialogue", max_length=length, decoder_only=decoder_only).positions
+        assert Task.room(positions, decoder_only) == length == Task.room(positions - 1, decoder_only) + 1
+
+
 def test_the_loss_is_that_of_a_loop(alone):
     _, model, data, settings = alone
     nats, count = 0.0, 0
@@ -216,7 +223,7 @@ def test_replies_from_the_command_line(both, alone, capsys):
 MISTAKES = {
     "no_pairs": (
         "task.name=language_modelling",
-        "language_modelling does not read decoder_only, so it would do nothing",
+        "language_modelling does not read decoder_only, so it would",
     ),
     "encoder": ("model.encoder_mixer=average", "a model with decoder_only has no encoder, so encoder_mixer would do"),
     "layers": ("model.num_encoder_layers=1", "a model with decoder_only has no encoder, so num_encoder_layers would"),

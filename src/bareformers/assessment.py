@@ -28,6 +28,7 @@ from bareformers.models import (
     BareForSeq2SeqLM,
     BareForSequenceClassification,
 )
+from bareformers.recipe import Task
 from bareformers.report.pictures import data_address
 from bareformers.report.result import Measure, write_whole
 
@@ -88,7 +89,7 @@ def evaluate_language(model: Any, data: TaskData, settings: dict[str, Any]) -> E
 def evaluate_translation(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
     """Beam search scored against the references, and likelihood."""
     found = held_out_likelihood(model, data, settings)
-    outputs, num_unfinished = decoded(model, data, settings, quality.room(model.config) - 1)
+    outputs, num_unfinished = decoded(model, data, settings, room_of(model) - 1)
     scores, signature = overlap(outputs, references_of(held_out(data))[: len(outputs)])
     remarks = [f"{num_unfinished} of {len(outputs)} translations ran to the maximum length"] if num_unfinished else []
     return {**scores, **likelihood_scores(found)}, signature, outputs[: settings["samples"]], remarks
@@ -97,7 +98,7 @@ def evaluate_translation(model: Any, data: TaskData, settings: dict[str, Any]) -
 def evaluate_answers(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
     """Beam search, no further than the longest target of the training side: overlap, variety, and likelihood."""
     found = held_out_likelihood(model, data, settings)
-    longest = min(int(data.train.label_tokens.max()), quality.room(model.config))
+    longest = min(int(data.train.label_tokens.max()), room_of(model))
     outputs, num_unfinished = decoded(model, data, settings, longest)
     texts, references = [each.output for each in outputs], references_of(held_out(data))[: len(outputs)]
     scores, signature = overlap(outputs, references)
@@ -134,6 +135,11 @@ def references_of(examples: Examples) -> list[tuple[str, ...]]:
 
 
 def evaluate_recall(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
+def room_of(model: Any) -> int:
+    """The most tokens of a source, and of its target, that a model of pairs can read and write."""
+    return Task.room(model.config.max_position_embeddings, not model.config.is_encoder_decoder)
+
+
     """How many answers are right, and of how many sequences all; the latter where a sequence has several."""
     examples = held_out(data)
     found = quality.recalled(model, padded(data, examples, settings["batch_tokens"]))

@@ -11,11 +11,13 @@ from transformers import set_seed
 from bareformers.data.tasks.translation import source_ids
 from bareformers.errors import InputError
 from bareformers.measure import quality
+from bareformers.recipe import Task
 
 
 def translate(model: Any, tokenizer: Any, sentences: Iterable[str], beams: int, length_penalty: float) -> Iterator[str]:
     """Translations of sentences, or other answers to texts, one after the other; an empty line stays empty."""
-    limit, decoder_only = quality.room(model.config), not model.config.is_encoder_decoder
+    decoder_only = not model.config.is_encoder_decoder
+    limit = Task.room(model.config.max_position_embeddings, decoder_only)
     for number, sentence in enumerate(sentences, 1):
         if not sentence.strip():
             yield ""

@@ -139,6 +139,11 @@ class Task(Section):
         """The most that a model is to read: of a decoder alone both sides of a pair and the `</s>` before them."""
         return 2 * self.max_length + 1 if self.decoder_only else self.max_length
 
+    @staticmethod
+    def room(positions: int, decoder_only: bool) -> int:
+        """The largest `max_length` that so many positions hold."""
+        return (positions - 1) // 2 if decoder_only else positions
+
     @property
     def temperature(self) -> float:
         """Of the sampling of several tasks; 1 in proportion to their sizes."""

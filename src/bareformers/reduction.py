@@ -224,8 +224,7 @@ def begin(paring: Paring) -> Subject:
     limit = savings.readable(model)
     task = validated(Task, {"name": kind, **asked}, "task")
     if "max_length" not in asked:
-        most = (limit - 1) // 2 if task.decoder_only else limit
-        task = task.model_copy(update={"max_length": min(128, most)})
+        task = task.model_copy(update={"max_length": min(128, Task.room(limit, task.decoder_only))})
     trained = validated(Task, own.get("task") or {"name": kind}, "task")
     if MODELS[task.form] is not MODELS[trained.form]:
         raise InputError(f"{paring.model} is a {type(model).__name__}, which is no model for {task.name}")
