@@ -142,6 +142,20 @@ def test_several_references(pairs):
     assert signature.startswith("nrefs:2|") and outputs[0].reference == rows[0][1]
 
 
+def test_what_needs_no_texts_is_scored_without(alone, monkeypatch):
+    _, model, data, settings = alone
+    whole = assessment.evaluate(model, data, settings)[0]
+    assert assessment.needs_texts(data, ["loss", "bleu"]) and not assessment.needs_texts(data, ["loss", "perplexity"])
+    found = assessment.scores_of(model, data, settings, ["rouge_l", "loss"])
+    assert found == {name: whole[name] for name in ("rouge_l", "loss")}
+
+    def never(*given):
+        raise AssertionError("something was written")
+
+    monkeypatch.setattr(quality, "decode", never)
+    assert assessment.scores_of(model, data, settings, ["perplexity"]) == {"perplexity": whole["perplexity"]}
+
+
 @pytest.mark.parametrize("decoder_only", [False, True])
 def test_positions_hold_what_they_are_to_hold(decoder_only):
     for length in (2, 3, 17):

@@ -33,6 +33,7 @@ from bareformers.report.pictures import data_address
 from bareformers.report.result import Measure, write_whole
 
 HUNDREDTHS = "× 100"  # of correlations, as GLUE has them
+LIKELIHOODS = frozenset({"loss", "perplexity"})
 BLANK = "_"  # stands for what is to be told, in the samples of recall and of masked language models
 
 
@@ -77,6 +78,21 @@ def evaluate(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
     return scores, signature, outputs, remarks
 
 
+def needs_texts(data: TaskData, names: Iterable[str]) -> bool:
+    """Whether the model has to write for some scores of its task."""
+    return ASSESSMENTS[data.task].writes and not LIKELIHOODS.issuperset(names)
+
+
+def scores_of(model: Any, data: TaskData, settings: dict[str, Any], names: Iterable[str]) -> dict[str, Measure]:
+    """Some of the scores that `evaluate` gives; nothing is written where they do not need it."""
+    names = list(names)
+    if ASSESSMENTS[data.task].writes and not needs_texts(data, names):
+        found = likelihood_scores(held_out_likelihood(model, data, settings))
+    else:
+        found, *_ = evaluate(model, data, settings)
+    return {name: found[name] for name in names}
+
+
 def evaluate_language(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
     """Likelihood, and continuations to read."""
     found = held_out_likelihood(model, data, settings)
@@ -119,6 +135,11 @@ def evaluate_answers(model: Any, data: TaskData, settings: dict[str, Any]) -> Ev
     return scores, signature, samples, remarks
 
 
+def room_of(model: Any) -> int:
+    """The most tokens of a source, and of its target, that a model of pairs can read and write."""
+    return Task.room(model.config.max_position_embeddings, not model.config.is_encoder_decoder)
+
+
 def overlap(outputs: Sequence[Output], references: Sequence[Sequence[str]]) -> tuple[dict[str, Measure], str]:
     """BLEU and chrF, and sacreBLEU's signature."""
     found = quality.translation_scores([each.output for each in outputs], references)
@@ -135,11 +156,6 @@ def references_of(examples: Examples) -> list[tuple[str, ...]]:
 
 
 def evaluate_recall(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
-def room_of(model: Any) -> int:
-    """The most tokens of a source, and of its target, that a model of pairs can read and write."""
-    return Task.room(model.config.max_position_embeddings, not model.config.is_encoder_decoder)
-
-
     """How many answers are right, and of how many sequences all; the latter where a sequence has several."""
     examples = held_out(data)
     found = quality.recalled(model, padded(data, examples, settings["batch_tokens"]))
@@ -381,6 +397,7 @@ class Assessment:
         samples: what `samples.json` calls the outputs; the report shows them accordingly.
         map_tokens: how much of an example is drawn as a map.
         counted: what budgets and the speed of training count.
+        writes: whether the model writes what scores hold against references, but for `LIKELIHOODS`.
     """
 
     model: type[PreTrainedModel]
@@ -389,6 +406,7 @@ class Assessment:
     samples: str
     map_tokens: int = 24
     counted: str = "tokens"
+    writes: bool = False
 
 
 ASSESSMENTS = {
@@ -396,9 +414,9 @@ ASSESSMENTS = {
     "masked_language_modelling": Assessment(
         BareForMaskedLM, "loss", evaluate_masked, "filling", counted="masked tokens"
     ),
-    "translation": Assessment(BareForSeq2SeqLM, "bleu", evaluate_translation, "translation"),
-    "summarisation": Assessment(BareForSeq2SeqLM, "rouge_l", evaluate_answers, "answers"),
-    "dialogue": Assessment(BareForSeq2SeqLM, "loss", evaluate_answers, "answers"),
+    "translation": Assessment(BareForSeq2SeqLM, "bleu", evaluate_translation, "translation", writes=True),
+    "summarisation": Assessment(BareForSeq2SeqLM, "rouge_l", evaluate_answers, "answers", writes=True),
+    "dialogue": Assessment(BareForSeq2SeqLM, "loss", evaluate_answers, "answers", writes=True),
     "classification": Assessment(
         BareForSequenceClassification, "accuracy", evaluate_classification, "classification", counted="texts"
     ),

@@ -30,9 +30,9 @@ from bareformers.assessment import (
     check_outputs,
     draw,
     evaluate,
-    held_out_likelihood,
     is_causal,
     padded,
+    scores_of,
     write_samples,
 )
 from bareformers.data.examples import part
@@ -128,10 +128,7 @@ class Subject:
     def score(self, model: Any, data: TaskData, **changes: Any) -> float:
         """The metric of a model."""
         settings = {**self.paring.evaluation.model_dump(mode="json"), "samples": 0, **changes}
-        if self.metric == "perplexity":  # nothing has to be written for it
-            return held_out_likelihood(model, data, settings).perplexity
-        quality, *_ = evaluate(model, data, settings)
-        return quality[self.metric].value
+        return scores_of(model, data, settings, [self.metric])[self.metric].value
 
     def drop(self, original: float, now: float) -> float:
         """What is lost of the metric: points, or percent of the original."""
