@@ -2,11 +2,13 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from tokenizers.processors import TemplateProcessing
 
 from bareformers import assessment, decoding, inspection, reduction, run_folder
 from bareformers import distillation as distilling
@@ -17,8 +19,9 @@ from bareformers.data.tasks import prepare
 from bareformers.errors import InputError
 from bareformers.measure import quality
 from bareformers.models import BareForCausalLM, BareForSeq2SeqLM
-from bareformers.recipe import load, load_distillation
+from bareformers.recipe import Task, load, load_distillation
 from bareformers.report import html
+from tests.test_pretrained import tokenizer
 from tests.training import tiny
 
 SCORES = {"rouge_1", "rouge_2", "rouge_l", "bleu", "chrf", "distinct_1", "distinct_2", "loss", "perplexity"}
@@ -134,8 +137,30 @@ def test_several_references(pairs):
     assert "Of the test pairs, 8 have several references: likelihood is that of the first." in data.notes
     assert (data.test.labels.ids == pairs[0].test.labels.ids).all()
     settings = {"batch_tokens": 256, "beams": 1, "length_penalty": 1.0, "max_sentences": 3, "samples": 2}
+    settings |= {"headline": ""}
     scores, signature, outputs, _ = assessment.evaluate(tiny.model(data), data, settings)
     assert signature.startswith("nrefs:2|") and outputs[0].reference == rows[0][1]
+
+
+def test_what_needs_no_texts_is_scored_without(alone, monkeypatch):
+    _, model, data, settings = alone
+    whole = assessment.evaluate(model, data, settings)[0]
+    assert assessment.needs_texts(data, ["loss", "bleu"]) and not assessment.needs_texts(data, ["loss", "perplexity"])
+    found = assessment.scores_of(model, data, settings, ["rouge_l", "loss"])
+    assert found == {name: whole[name] for name in ("rouge_l", "loss")}
+
+    def never(*given):
+        raise AssertionError("something was written")
+
+    monkeypatch.setattr(quality, "decode", never)
+    assert assessment.scores_of(model, data, settings, ["perplexity"]) == {"perplexity": whole["perplexity"]}
+
+
+@pytest.mark.parametrize("decoder_only", [False, True])
+def test_positions_hold_what_they_are_to_hold(decoder_only):
+    for length in (2, 3, 17):
+        positions = Task(name="dialogue", max_length=length, decoder_only=decoder_only).positions
+        assert Task.room(positions, decoder_only) == length == Task.room(positions - 1, decoder_only) + 1
 
 
 def test_the_loss_is_that_of_a_loop(alone):
@@ -169,6 +194,31 @@ def test_replies_in_batches_are_those_one_by_one(alone, beams):
         assert single.texts[0].strip() == output.output
 
 
+@pytest.mark.parametrize("framed", [False, True])
+@pytest.mark.parametrize("decoder_only", [False, True])
+def test_what_is_translated_is_framed_as_in_training(framed, decoder_only, monkeypatch):
+    """As of a pared BART, whose tokenizer puts `<s>` before a source."""
+    words = tokenizer("<s>", "</s>", "red", "green", bos_token="<s>", eos_token="</s>", pad_token="[PAD]")
+    if framed:
+        special = [(name, words.convert_tokens_to_ids(name)) for name in ("<s>", "</s>")]
+        words.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=special)
+    pairs = (("red green red", "green"),)
+    data = prepare(
+        Corpus("pairs", pairs, pairs, pairs), "translation", 300, 8, tokenizer=words, decoder_only=decoder_only
+    )
+    read = []
+    monkeypatch.setattr(quality, "decode", lambda *given: read.extend(given[2]) or quality.Decoded(["green"], 0))
+    limit = 17 if decoder_only else 8
+    config = SimpleNamespace(is_encoder_decoder=not decoder_only, max_position_embeddings=limit)
+    model = SimpleNamespace(config=config)
+    assert list(decoding.translate(model, words, [" red green red ", "  "], 1, 1.0)) == ["green", ""]
+    expected = (prompts_of(data.test) if decoder_only else data.test)[0]["input_ids"].tolist()
+    assert [(rows, inputs["input_ids"].tolist()) for rows, inputs in read] == [([0], [expected])]
+    assert len(expected) == 3 + (2 if decoder_only or framed else 1)
+    with pytest.raises(InputError, match=r"line 1 has \d+ tokens, and this model reads 8 at most; split it"):
+        list(decoding.translate(model, words, ["red " * 8], 1, 1.0))
+
+
 def test_replies_from_the_command_line(both, alone, capsys):
     folder, model, data, _ = alone
     source = data.test.texts[0][0]
@@ -185,7 +235,10 @@ def test_replies_from_the_command_line(both, alone, capsys):
 
 
 MISTAKES = {
-    "no_pairs": ("task.name=language_modelling", "language_modelling has no source and target for one decoder to read"),
+    "no_pairs": (
+        "task.name=language_modelling",
+        "language_modelling does not read decoder_only, so it would",
+    ),
     "encoder": ("model.encoder_mixer=average", "a model with decoder_only has no encoder, so encoder_mixer would do"),
     "layers": ("model.num_encoder_layers=1", "a model with decoder_only has no encoder, so num_encoder_layers would"),
     "positions": (

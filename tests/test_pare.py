@@ -147,7 +147,8 @@ def test_given_again_nothing_is_done_twice(finished, classifier, data, monkeypat
 
     monkeypatch.setattr(reduction.BareTrainer, "fit", never)
     monkeypatch.setattr(savings, "measure", never)
-    monkeypatch.setattr(reduction, "evaluate", never)
+    for name in ("evaluate", "scores_of"):
+        monkeypatch.setattr(reduction, name, never)
     again, _ = pare(classifier, data, folder, max_drop=100)
     assert again.study == found.study
 
@@ -204,15 +205,15 @@ def test_a_paring_that_was_killed_goes_on(finished, classifier, data, tmp_path, 
     with monkeypatch.context() as patch:
         calls = []
         if stage == "search":
-            evaluate = reduction.evaluate
+            scores_of = reduction.scores_of
 
             def some(*args):
                 calls.append(1)
                 if len(calls) == 4:
                     raise KeyboardInterrupt
-                return evaluate(*args)
+                return scores_of(*args)
 
-            patch.setattr(reduction, "evaluate", some)
+            patch.setattr(reduction, "scores_of", some)
         elif stage in ("lessons", "finetune"):
             step = reduction.BareTrainer.training_step
             stop = 3 if stage == "lessons" else 6

@@ -115,6 +115,10 @@ def test_tokens_are_the_budget(tmp_path):
         ({"training": {"budget": {"minutes": 1}}}, "training.budget.minutes lets each size learn from another amount"),
         ({"sweep": {"max_length": [16, 32]}, "task": {"max_length": 16}}, "so task.max_length would do nothing"),
         ({"sweep": {"intermediate_size": [8]}}, "nothing where model.intermediate_size says it"),
+        (
+            {"training": {"budget": {"steps": 1}, "learning_rate": 0.5}},
+            "learning_rate is in the sweep, so training.learning_rate would do nothing; leave it out",
+        ),
         ({"variants": {"a": {"hidden_size": 8}}}, "nothing where variants.a.hidden_size says it"),
         ({"variants": {"a": {"training": {"learning_rate": 1}}}}, "where variants.a.training.learning_rate says it"),
     ],

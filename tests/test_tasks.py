@@ -52,7 +52,7 @@ def scored(tmp_path_factory):
 def several(tmp_path_factory):
     """A comparison of encoders of three tasks that has ended."""
     path = tiny.multi_task(tmp_path_factory.mktemp("several"), "dot_product", "average")
-    overrides = ["task.sampling={temperature: 2}", "task.headline={same: f1}", "evaluation.samples=4"]
+    overrides = ["task.sampling={temperature: 2}", "evaluation.headline={same: f1}", "evaluation.samples=4"]
     return path, *carry_out(path, *overrides)
 
 
@@ -98,13 +98,28 @@ def test_a_constant_prediction_is_remarked(scored):
     assert remarks == ["what is told is the same for all texts, so that correlations are 0"]
 
 
-def test_what_ranks_can_be_chosen(tmp_path):
-    comparison, _ = carry_out(
-        tiny.classification(tmp_path, "none"), "task.headline=matthews", "training.budget.steps=1"
-    )
-    assert comparison.headline == "matthews" and list(comparison.variants[0].quality)[:3] == [
-        "accuracy", "f1", "matthews"
-    ]  # fmt: skip
+def test_what_ranks_can_be_chosen_once_all_is_trained(tmp_path, capsys):
+    path = tiny.classification(tmp_path, "none")
+    before, _ = carry_out(path, "training.budget.steps=1")
+    after, said = carry_out(path, "training.budget.steps=1", "evaluation.headline=matthews")
+    assert (before.headline, after.headline) == ("accuracy", "matthews")
+    assert next(iter(after.variants[0].quality)) == "matthews"
+    assert before.variants[0].quality == after.variants[0].quality
+    assert not any("trained on" in sentence for sentence in said)
+    told = tiny.command(capsys, "evaluate", run_of(path, "none"), "evaluation.headline=f1").out
+    assert [line.split()[0] for line in told.splitlines()] == ["f1", "accuracy", "matthews", "loss"]
+    wrong = tiny.command(capsys, "evaluate", run_of(path, "none"), "evaluation.headline=pearson")
+    assert wrong.code == 2 and "'pearson' is no score of classification that ranks; write accuracy or" in wrong.err
+
+
+def test_folders_from_before_there_was_a_headline_are_finished(tmp_path):
+    path = tiny.classification(tmp_path, "none")
+    carry_out(path, "training.budget.steps=1")
+    there = run_of(path, "none") / "recipe.yaml"
+    own = yaml.safe_load(there.read_text())
+    del own["evaluation"]["headline"]
+    there.write_text(yaml.safe_dump(own))
+    assert any("finished before" in sentence for sentence in carry_out(path, "training.budget.steps=1")[1])
 
 
 # Several tasks at once
@@ -120,7 +135,9 @@ def test_what_is_measured_of_several_tasks(several):
     assert any("An epoch reads" in sentence and "alike" in sentence for sentence in said)
     found = samples(run_of(path))
     assert found["kind"] == "multi_task"
-    assert [each["source"].partition(":")[0] for each in found["samples"]] == ["kinds", "kinds", "same", "alike"]
+    assert [(each["source"].partition(":")[0], each["kind"]) for each in found["samples"]] == [
+        ("kinds", "classification"), ("kinds", "classification"), ("same", "classification"), ("alike", "regression")
+    ]  # fmt: skip
     page = (path.parent / "run" / "report.html").read_text(encoding="utf-8")
     assert "mean over tasks" in page and "kinds accuracy" in page and "alike Pearson" in page
 
@@ -170,16 +187,17 @@ def test_they_start_from_language_models(tmp_path):
         torch.testing.assert_close(now.stack.state_dict()[name], tensor)
 
 
-def distil(path, tmp_path, share):
+def distil(path, tmp_path, share, **evaluation):
     """Students of a run, which are trained whole with a share of what it predicts."""
     finetune = {**STUDENT["training"], "logits": share}
     given = {**STUDENT, "teacher": str(run_of(path)), "output": str(tmp_path / "students"), "finetune": finetune}
+    given["evaluation"] = {**given["evaluation"], **evaluation}
     (tmp_path / "students.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
     return distillation.distill(load_distillation(tmp_path / "students.yaml"), "bareformers distill", **QUIET)
 
 
 def test_students(scored, several, tmp_path):
-    assert distil(scored[0], tmp_path, 0.5).headline == "pearson"
+    assert distil(scored[0], tmp_path, 0.5, headline="spearman").headline == "spearman"
     with pytest.raises(InputError, match="finetune.logits is for one task at a time, and there are 3; write logits: 0"):
         distil(several[0], tmp_path, 0.5)
 
@@ -212,6 +230,8 @@ def test_what_paring_refuses(several, tmp_path):
         InputError, match=r"several tasks at once, and a paring bounds the loss of one; save one of the"
     ):
         reduction.pare(run_of(several[0]), output=tmp_path / "run", **QUIET)
+    with pytest.raises(InputError, match="what a paring bounds also ranks, so headline would do nothing; write metric"):
+        reduction.pare(run_of(several[0]), output=tmp_path / "run", evaluation={"headline": "f1"}, **QUIET)
 
 
 # What is refused
@@ -220,6 +240,21 @@ def test_what_paring_refuses(several, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "override", "message"),
     [
+        (
+            "multi_task",
+            "evaluation.headline={cola: matthews}",
+            "unknown member in evaluation.headline 'cola'",
+        ),
+        (
+            "multi_task",
+            "evaluation.headline={alike: accuracy}",
+            "evaluation.headline: alike has scores, and no accuracy; write pearson or spearman",
+        ),
+        (
+            "multi_task",
+            "evaluation.headline={same: pearson}",
+            "evaluation.headline: same has classes, and no pearson; write accuracy or f1 or matthews",
+        ),
         (
             "regression",
             "data.scores=false",

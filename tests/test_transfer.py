@@ -272,6 +272,28 @@ def test_what_nothing_begins_with_is_not_trained_again(recipe, finished, tmp_pat
     assert comparison.variants == finished[1].variants
 
 
+def test_what_ranks_classifiers_says_nothing_of_language_models(recipe):
+    given = load(recipe, ["evaluation.headline=matthews"])
+    found = {
+        stage: step.run.recipe["evaluation"]["headline"]
+        for each in transferring.expand(given, transferring.read(given))
+        for stage, step in each.steps.items()
+    }
+    assert found == {"general": "", "adaptation": "", "classifier": "matthews"}
+
+
+def test_a_share_is_that_of_the_tasks_texts(recipe):
+    given = load(recipe, ["task.share=0.5"])
+    whole, half = (transferring.read(each) for each in (load(recipe), given))
+    said = "Of the training side, 50 % is read"
+    sides = (half.general, half.adaptation, half.classifier)
+    assert [any(said in note for note in side.notes) for side in sides] == [False, True, True]
+    assert len(half.adaptation.train) < len(whole.adaptation.train)
+    assert len(half.general.train) == len(whole.general.train)
+    steps = transferring.expand(given, half)[0].steps
+    assert [step.run.recipe["task"].get("share") for step in steps.values()] == [1.0, 0.5, 0.5]
+
+
 def test_layers_may_be_named_by_numbers_and_by_words(recipe, tmp_path):
     words = ("variants.full.mixer={default: dot_product, layers: {0: average}}", "variants.full.mixer.layers.1=none")
     given = load(only(recipe, tmp_path, full={}), list(words))

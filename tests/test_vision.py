@@ -154,9 +154,9 @@ def test_the_signal_of_a_run(compared):
 MISTAKES = {
     "no_patch": ("task.patch=null", "image_classification needs patch, pixels on a side"),
     "patch": ("task.patch=5", r"12 pixels high, which task.patch 5 does not divide; write 1, 2, 3, 4, 6"),
-    "vocabulary": ("task.vocab_size=300", "images have no tokens, so vocab_size would do nothing"),
-    "length": ("task.max_length=64", "images have no tokens, so max_length would do nothing"),
-    "patch_of_text": ("task.name=classification", "classification reads no images, so patch would do"),
+    "vocabulary": ("task.vocab_size=300", "image_classification does not read vocab_size, so it would do"),
+    "length": ("task.max_length=64", "image_classification does not read max_length, so it would do"),
+    "patch_of_text": ("task.name=classification", "classification does not read patch, so it would do"),
     "shift": ("task.shift=12", "task.shift 12 moves images of 12 × 12 pixels out of sight; write 0 or a few"),
     "negative": ("task.shift=-1", "task.shift: .*greater than or equal to 0, not -1"),
     "decoder": ("model.decoder_mixer=average", "a classifier of images has no decoder, so decoder_mixer would do"),

@@ -18,7 +18,7 @@ from bareformers import registry
 from bareformers.data.batching import evaluation_batches
 from bareformers.data.examples import IGNORED, Collate, Example, Examples, Ids, Images, prompts_of
 from bareformers.data.tasks import TaskData, end_of
-from bareformers.errors import InputError
+from bareformers.errors import InputError, unknown
 from bareformers.measure import quality
 from bareformers.measure.maps import Mixer, maps
 from bareformers.models import (
@@ -28,10 +28,12 @@ from bareformers.models import (
     BareForSeq2SeqLM,
     BareForSequenceClassification,
 )
+from bareformers.recipe import Task
 from bareformers.report.pictures import data_address
 from bareformers.report.result import Measure, write_whole
 
 HUNDREDTHS = "× 100"  # of correlations, as GLUE has them
+LIKELIHOODS = frozenset({"loss", "perplexity"})
 BLANK = "_"  # stands for what is to be told, in the samples of recall and of masked language models
 
 
@@ -48,24 +50,47 @@ def held_out(data: TaskData) -> Examples:
 
 @dataclass(frozen=True)
 class Output:
-    """A test example as people read it; of an image its name, and what shows it."""
+    """A test example as people read it; of an image its name, and what shows it.
+
+    Attributes:
+        kind: of several tasks at once, what `samples.json` calls the outputs of its own.
+    """
 
     source: str
     reference: str
     output: str
     image: str | None = None
+    kind: str | None = None
 
 
 Evaluated = tuple[dict[str, Measure], str | None, list[Output], list[str]]
 
 
 def evaluate(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
-    """Quality on the test side: scores, sacreBLEU's signature, outputs beside references, and remarks.
+    """Quality on the test side: scores, what ranks first, sacreBLEU's signature, outputs and references, and remarks.
 
     Args:
         settings: the evaluation section of a recipe.
     """
-    return ASSESSMENTS[data.task].evaluate(model, data, settings)
+    scores, signature, outputs, remarks = ASSESSMENTS[data.task].evaluate(model, data, settings)
+    headline = headline_of(data, settings)
+    scores = dict(sorted(scores.items(), key=lambda each: each[0] != headline))
+    return scores, signature, outputs, remarks
+
+
+def needs_texts(data: TaskData, names: Iterable[str]) -> bool:
+    """Whether the model has to write for some scores of its task."""
+    return ASSESSMENTS[data.task].writes and not LIKELIHOODS.issuperset(names)
+
+
+def scores_of(model: Any, data: TaskData, settings: dict[str, Any], names: Iterable[str]) -> dict[str, Measure]:
+    """Some of the scores that `evaluate` gives; nothing is written where they do not need it."""
+    names = list(names)
+    if ASSESSMENTS[data.task].writes and not needs_texts(data, names):
+        found = likelihood_scores(held_out_likelihood(model, data, settings))
+    else:
+        found, *_ = evaluate(model, data, settings)
+    return {name: found[name] for name in names}
 
 
 def evaluate_language(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
@@ -80,7 +105,7 @@ def evaluate_language(model: Any, data: TaskData, settings: dict[str, Any]) -> E
 def evaluate_translation(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
     """Beam search scored against the references, and likelihood."""
     found = held_out_likelihood(model, data, settings)
-    outputs, num_unfinished = decoded(model, data, settings, quality.room(model.config) - 1)
+    outputs, num_unfinished = decoded(model, data, settings, room_of(model) - 1)
     scores, signature = overlap(outputs, references_of(held_out(data))[: len(outputs)])
     remarks = [f"{num_unfinished} of {len(outputs)} translations ran to the maximum length"] if num_unfinished else []
     return {**scores, **likelihood_scores(found)}, signature, outputs[: settings["samples"]], remarks
@@ -89,7 +114,7 @@ def evaluate_translation(model: Any, data: TaskData, settings: dict[str, Any]) -
 def evaluate_answers(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
     """Beam search, no further than the longest target of the training side: overlap, variety, and likelihood."""
     found = held_out_likelihood(model, data, settings)
-    longest = min(int(data.train.label_tokens.max()), quality.room(model.config))
+    longest = min(int(data.train.label_tokens.max()), room_of(model))
     outputs, num_unfinished = decoded(model, data, settings, longest)
     texts, references = [each.output for each in outputs], references_of(held_out(data))[: len(outputs)]
     scores, signature = overlap(outputs, references)
@@ -105,10 +130,14 @@ def evaluate_answers(model: Any, data: TaskData, settings: dict[str, Any]) -> Ev
         },
         **likelihood_scores(found),
     }
-    headline = ASSESSMENTS[data.task].headline
     remarks = [f"{num_unfinished} of {len(outputs)} outputs ran to {longest} tokens"] if num_unfinished else []
     samples = [outputs[index] for index in spaced(len(outputs), settings["samples"])]
-    return {headline: scores[headline], **scores}, signature, samples, remarks
+    return scores, signature, samples, remarks
+
+
+def room_of(model: Any) -> int:
+    """The most tokens of a source, and of its target, that a model of pairs can read and write."""
+    return Task.room(model.config.max_position_embeddings, not model.config.is_encoder_decoder)
 
 
 def overlap(outputs: Sequence[Output], references: Sequence[Sequence[str]]) -> tuple[dict[str, Measure], str]:
@@ -188,7 +217,8 @@ def evaluate_regression(model: Any, data: TaskData, settings: dict[str, Any]) ->
 def evaluate_members(model: Any, data: TaskData, settings: dict[str, Any]) -> Evaluated:
     """What ranks each of several tasks, and the mean of that; samples of all."""
     check_outputs(model, data)
-    examples = held_out(data)
+    check_members(data, settings)
+    examples, chosen = held_out(data), dict(settings["headline"])
     whole = quality.judged(model, padded(data, examples, settings["batch_tokens"]))
     number = torch.from_numpy(examples.more["members"].ids)
     scores: dict[str, Measure] = {}
@@ -196,6 +226,7 @@ def evaluate_members(model: Any, data: TaskData, settings: dict[str, Any]) -> Ev
     for index, member in enumerate(data.members):
         rows = (number == index).nonzero().flatten()
         own = whole.of(rows, model.config.outputs_of[member.name])
+        kind = "classification" if member.scale is None else "regression"
         if member.scale is None:
             classes = own.classified()
             known, told = class_scores(classes), [member.labels[guess] for guess in classes.guessed]
@@ -203,11 +234,12 @@ def evaluate_members(model: Any, data: TaskData, settings: dict[str, Any]) -> Ev
             regressed = own.regressed()
             known, told = correlations(regressed), [f"{score:.2f}" for score in regressed.told]
             remarks += [f"{member.name}: {remark}" for remark in constant(regressed)]
-        scores[f"{member.name}_{member.metric}"] = known[member.metric]
+        metric = chosen.get(member.name, member.metrics[0])
+        scores[f"{member.name}_{metric}"] = known[metric]
         share = len(range(index, settings["samples"], len(data.members)))
         for place in spaced(len(rows), share):
             source, reference = examples.texts[int(rows[place])]
-            outputs.append(Output(f"{member.name}: {source}", reference, told[place]))
+            outputs.append(Output(f"{member.name}: {source}", reference, told[place], kind=kind))
     mean = sum(measure.value for measure in scores.values()) / len(scores)
     loss = Measure(value=whole.loss, better="lower")  # of classes in nats, of scores in variances
     return {"mean": Measure(value=mean, better="higher"), **scores, "loss": loss}, None, outputs, remarks
@@ -233,6 +265,18 @@ def correlations(found: quality.Regressed) -> dict[str, Measure]:
 def constant(found: quality.Regressed) -> list[str]:
     """A remark where scores do not differ."""
     return [f"{found.constant} is the same for all texts, so that correlations are 0"] if found.constant else []
+
+
+def check_members(data: TaskData, settings: dict[str, Any]) -> None:
+    """An `InputError` where the evaluation section names something to rank that a member of several tasks lacks."""
+    members = {member.name: member for member in data.members}
+    for name, metric in dict(settings["headline"]).items() if members else ():
+        if name not in members:
+            raise unknown("member in evaluation.headline", name, members)
+        if metric not in members[name].metrics:
+            what = "classes" if members[name].scale is None else "scores"
+            known = " or ".join(members[name].metrics)
+            raise InputError(f"evaluation.headline: {name} has {what}, and no {metric}; write {known}")
 
 
 def check_outputs(model: Any, data: TaskData) -> None:
@@ -353,6 +397,7 @@ class Assessment:
         samples: what `samples.json` calls the outputs; the report shows them accordingly.
         map_tokens: how much of an example is drawn as a map.
         counted: what budgets and the speed of training count.
+        writes: whether the model writes what scores hold against references, but for `LIKELIHOODS`.
     """
 
     model: type[PreTrainedModel]
@@ -361,6 +406,7 @@ class Assessment:
     samples: str
     map_tokens: int = 24
     counted: str = "tokens"
+    writes: bool = False
 
 
 ASSESSMENTS = {
@@ -368,9 +414,9 @@ ASSESSMENTS = {
     "masked_language_modelling": Assessment(
         BareForMaskedLM, "loss", evaluate_masked, "filling", counted="masked tokens"
     ),
-    "translation": Assessment(BareForSeq2SeqLM, "bleu", evaluate_translation, "translation"),
-    "summarisation": Assessment(BareForSeq2SeqLM, "rouge_l", evaluate_answers, "answers"),
-    "dialogue": Assessment(BareForSeq2SeqLM, "loss", evaluate_answers, "answers"),
+    "translation": Assessment(BareForSeq2SeqLM, "bleu", evaluate_translation, "translation", writes=True),
+    "summarisation": Assessment(BareForSeq2SeqLM, "rouge_l", evaluate_answers, "answers", writes=True),
+    "dialogue": Assessment(BareForSeq2SeqLM, "loss", evaluate_answers, "answers", writes=True),
     "classification": Assessment(
         BareForSequenceClassification, "accuracy", evaluate_classification, "classification", counted="texts"
     ),
@@ -398,9 +444,10 @@ def roles_of(model: type[PreTrainedModel]) -> tuple[str, ...]:
     return registry.ROLES if model is BareForSeq2SeqLM else ("encoder",)
 
 
-def headline_of(data: TaskData) -> str:
-    """The quality that ranks the variants: what the recipe chose, or what does by default."""
-    return data.headline or ASSESSMENTS[data.task].headline
+def headline_of(data: TaskData, settings: dict[str, Any]) -> str:
+    """The quality that ranks the variants: what the evaluation section chose, or what does by default."""
+    chosen = settings["headline"]
+    return chosen if chosen and isinstance(chosen, str) else ASSESSMENTS[data.task].headline
 
 
 def is_causal(data: TaskData) -> bool:

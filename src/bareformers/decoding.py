@@ -8,22 +8,24 @@ from typing import Any
 import torch
 from transformers import set_seed
 
+from bareformers.data.tasks.translation import source_ids
 from bareformers.errors import InputError
 from bareformers.measure import quality
+from bareformers.recipe import Task
 
 
 def translate(model: Any, tokenizer: Any, sentences: Iterable[str], beams: int, length_penalty: float) -> Iterator[str]:
     """Translations of sentences, or other answers to texts, one after the other; an empty line stays empty."""
-    limit, end = quality.room(model.config), tokenizer.eos_token_id
-    before = [] if model.config.is_encoder_decoder else [end]
+    decoder_only = not model.config.is_encoder_decoder
+    limit = Task.room(model.config.max_position_embeddings, decoder_only)
     for number, sentence in enumerate(sentences, 1):
-        ids = tokenizer(sentence, add_special_tokens=False)["input_ids"] if sentence.strip() else []
-        if len(ids) >= limit:
-            raise InputError(f"line {number} has {len(ids) + 1} tokens, and this model reads {limit} at most; split it")
-        if not ids:
+        if not sentence.strip():
             yield ""
             continue
-        inputs = torch.tensor([[*before, *ids, end]])
+        ids = source_ids(tokenizer, sentence, decoder_only)
+        if (length := len(ids) - decoder_only) > limit:
+            raise InputError(f"line {number} has {length} tokens, and this model reads {limit} at most; split it")
+        inputs = torch.tensor([ids])
         decoded = quality.decode(model, tokenizer, [([0], {"input_ids": inputs})], limit - 1, beams, length_penalty)
         yield decoded.texts[0].strip()
 

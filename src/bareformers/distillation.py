@@ -21,16 +21,15 @@ from torch import Tensor, nn
 
 from bareformers import execution, pretrained, registry, run_folder
 from bareformers.assessment import (
-    ASSESSMENTS,
     MODELS,
+    check_members,
     check_outputs,
-    evaluate,
     headline_of,
-    held_out_likelihood,
     is_causal,
-    likelihood_scores,
     mixers_of,
+    needs_texts,
     padded,
+    scores_of,
 )
 from bareformers.data.examples import IGNORED
 from bareformers.data.tasks import TaskData
@@ -170,6 +169,7 @@ def load_teacher(recipe: Distillation) -> Teacher:
             f"{folder} has no recipe.yaml that says what it was trained on; write {missing}: in the recipe"
         )
     task = validated(Task, asked, "task")
+    recipe.evaluation.check(task)
     if MODELS[task.form] is not type(model):
         raise InputError(f"the teacher in {folder} is a {type(model).__name__}, which is no model for {task.name}")
     if tokenizer is not None and len(tokenizer) != model.config.vocab_size:
@@ -185,6 +185,7 @@ def load_teacher(recipe: Distillation) -> Teacher:
     data = run_folder.load_data(source, task, tokenizer)
     if data.labels or data.scale is not None or data.members:
         check_outputs(model, data)
+    check_members(data, recipe.evaluation.model_dump())
     if recipe.finetune is not None:
         execution.check_scores(recipe.finetune, data, "finetune")
     weights = sorted(folder.glob("model/*.safetensors")) or sorted(folder.glob("*.safetensors"))
@@ -478,7 +479,7 @@ class Scores:
 
     Args:
         folder: of the lessons.
-        settings: the evaluation section of the recipe; translations are decoded greedily here, whatever it says.
+        settings: the evaluation section of the recipe; what is written is decoded greedily here, whatever it says.
     """
 
     def __init__(self, folder: Path, teacher: Teacher, taught: Taught, settings: dict[str, Any]) -> None:
@@ -488,18 +489,14 @@ class Scores:
 
     def __call__(self, parts: Sequence[Part]) -> dict[str, Measure]:
         """The quality that ranks, and the loss."""
-        settings = [self.settings[name] for name in ("batch_tokens", "max_sentences", "length_penalty")]
+        settings = [self.settings[name] for name in ("batch_tokens", "max_sentences", "length_penalty", "headline")]
         key = json.dumps([self.teacher.sections["teacher_weights"], *settings, sorted(parts)])
         if key not in self.known:
             teacher, data = self.teacher.model, self.teacher.data
             model = assemble(teacher, with_parts(teacher.config, parts), {part: self.taught[part] for part in parts})
-            headline = headline_of(data)
-            if headline == "loss":  # nothing has to be written for it
-                quality = likelihood_scores(held_out_likelihood(model, data, self.settings))
-            else:
-                quality, *_ = evaluate(model, data, self.settings)
-            told = dict.fromkeys((headline, "loss"))
-            self.known[key] = {name: quality[name].model_dump(mode="json") for name in told}
+            names = dict.fromkeys((headline_of(data, self.settings), "loss"))
+            found = scores_of(model, data, self.settings, names)
+            self.known[key] = {name: measure.model_dump(mode="json") for name, measure in found.items()}
             write_whole(self.file, json.dumps(self.known, indent=1) + "\n")
         return {name: Measure(**given) for name, given in self.known[key].items()}
 
@@ -535,9 +532,9 @@ def study(teacher: Teacher, rows: Sequence[Row], graded: Sequence[Sequence[dict[
     replaced = [{name: Measure.over_seeds([quality[name] for quality in seeds]) for name in whole} for seeds in others]
     data = teacher.data
     side = "test" if len(data.test) else "validation"
-    how = ", decoded greedily" if ASSESSMENTS[data.task].headline in ("bleu", "rouge_l") else ""
+    how = ", decoded greedily" if needs_texts(data, whole) else ""
     return LayerStudy(
-        headline=headline_of(data),
+        headline=next(iter(whole)),
         settings=f"Scores of the {side} side{how}, of students as they were distilled, before any fine-tuning.",
         teacher=whole,
         depth={role: teacher.model.config.num_layers(role) for role in teacher.roles},

@@ -90,18 +90,18 @@ def carry_out(each: Run, data: TaskData, log: Log, make: Maker) -> None:
         RunResult.load(each.result_file)
         log(f"{each.label}: finished before")
         return
-    note = each.begin(log)
+    note, settings = each.begin(log), each.recipe["evaluation"]
     result = RunResult(variant=each.variant, seed=each.seed, floor=each.floor, description=describe(each.config))
     try:
         result.budget = make(each, data, note)
     except Diverged as error:
         note(f"{error}; it counts as diverged, and the others go on")
-        result.status, result.quality = "diverged", {headline_of(data): Measure(value=math.nan)}
+        result.status, result.quality = "diverged", {headline_of(data, settings): Measure(value=math.nan)}
         result.save(each.result_file)
         return
     model, _ = load_model(each.folder)
     model.to(environment.default_device())
-    result.quality, result.signature, outputs, remarks = evaluate(model, data, each.recipe["evaluation"])
+    result.quality, result.signature, outputs, remarks = evaluate(model, data, settings)
     for remark in remarks:
         note(remark)
     write_samples(each.folder, outputs, data)
@@ -240,7 +240,7 @@ def compare(recipe: Study, runs: Sequence[Run], data: TaskData, command: str, lo
         name=recipe.name,
         command=command,
         baseline=recipe.baseline_name,
-        headline=headline_of(data),
+        headline=headline_of(data, recipe.evaluation.model_dump()),
         description=recipe.description,
         environment=environment.describe(recipe.training.precision),
         recipe=recipe.model_dump(mode="json"),

@@ -6,7 +6,6 @@ classes are known (`registry.options`, `BareConfig.from_recipe`). All other keys
 
 from __future__ import annotations
 
-import math
 from itertools import product
 from pathlib import Path
 from string import Formatter
@@ -69,6 +68,39 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Temperature(Section):
+    """Of the sampling of several tasks: the larger, the more alike are their shares."""
+
+    temperature: Rate
+
+
+def _sampling(value: Any) -> Any:
+    """A mapping -> a `Temperature`."""
+    if value == "proportional" or isinstance(value, Temperature):
+        return value
+    try:
+        return Temperature.model_validate(value)
+    except ValidationError:
+        raise ValueError(
+            f"sampling is proportional, or has a temperature above 0, as in {{temperature: 2}}, not {value!r}"
+        ) from None
+
+
+JUDGED = ("classification", "regression", "multi_task")  # tasks of texts with a class or a score each
+LANGUAGE = ("language_modelling", "masked_language_modelling")
+READ_BY: dict[str, tuple[str, ...]] = {
+    "vocab_size": (*LANGUAGE, *PAIRED, *JUDGED),
+    "max_length": (*LANGUAGE, *PAIRED, *JUDGED, "recall"),
+    "too_long": (*PAIRED, *JUDGED),
+    "mask_share": ("masked_language_modelling",),
+    "patch": ("image_classification",),
+    "shift": ("image_classification",),
+    "decoder_only": PAIRED,
+    "sampling": ("multi_task",),
+}
+"""The tasks that read an option; what does not stand here all of them read."""
+
+
 class Task(Section):
     """What is learned from the corpus."""
 
@@ -94,8 +126,8 @@ class Task(Section):
     patch: Count | None = None  # image_classification: pixels on a side of what becomes a position
     shift: Annotated[int, Field(ge=0)] = 0  # image_classification: the most that training images are moved, in pixels
     decoder_only: bool = False  # of pairs: one decoder reads the source and goes on with the target
-    headline: str | dict[str, str] = ""  # what ranks models that tell classes or scores; multi_task: of which members
-    sampling: Any = "proportional"  # multi_task: or {temperature: 2}, for more of the small members
+    # multi_task: or {temperature: 2}, for more of the small members
+    sampling: Annotated[Literal["proportional"] | Temperature, BeforeValidator(_sampling)] = "proportional"
 
     @property
     def form(self) -> str:
@@ -107,68 +139,23 @@ class Task(Section):
         """The most that a model is to read: of a decoder alone both sides of a pair and the `</s>` before them."""
         return 2 * self.max_length + 1 if self.decoder_only else self.max_length
 
-    @model_validator(mode="after")
-    def _paired(self) -> Task:
-        if self.decoder_only and self.name not in PAIRED:
-            raise ValueError(
-                f"{self.name} has no source and target for one decoder to read, so decoder_only would do nothing; "
-                f"leave it out"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _ranks(self) -> Task:
-        known = HEADLINES.get(self.name, ())
-        if self.headline and not known:
-            raise ValueError(f"what ranks models of {self.name} is fixed, so headline would do nothing; leave it out")
-        if self.headline and isinstance(self.headline, str) == (self.name == "multi_task"):
-            such = "{cola: matthews}, with the name of a member" if self.name == "multi_task" else known[0]
-            raise ValueError(f"headline of {self.name} is written as in headline: {such}, not {self.headline!r}")
-        for given in self.headline.values() if isinstance(self.headline, dict) else filter(None, [self.headline]):
-            if given not in known:
-                raise ValueError(f"headline {given!r} is none of {self.name}; write {' or '.join(known)}")
-        return self
-
-    @model_validator(mode="after")
-    def _samples(self) -> Task:
-        if self.sampling == "proportional":
-            return self
-        if self.name != "multi_task":
-            raise ValueError(f"{self.name} has one data set, so sampling would do nothing; leave it out")
-        given = (
-            self.sampling.get("temperature") if isinstance(self.sampling, dict) and len(self.sampling) == 1 else None
-        )
-        if not isinstance(given, int | float) or isinstance(given, bool) or not 0 < given < math.inf:
-            raise ValueError(
-                f"sampling is proportional, or has a temperature above 0, as in {{temperature: 2}}, not "
-                f"{self.sampling!r}"
-            )
-        return self
+    @staticmethod
+    def room(positions: int, decoder_only: bool) -> int:
+        """The largest `max_length` that so many positions hold."""
+        return (positions - 1) // 2 if decoder_only else positions
 
     @property
     def temperature(self) -> float:
         """Of the sampling of several tasks; 1 in proportion to their sizes."""
-        return 1.0 if self.sampling == "proportional" else float(self.sampling["temperature"])
+        return 1.0 if isinstance(self.sampling, str) else self.sampling.temperature
 
     @model_validator(mode="after")
-    def _masks(self) -> Task:
-        default = type(self).model_fields["mask_share"].default
-        if self.name != "masked_language_modelling" and self.mask_share != default:
-            raise ValueError(f"{self.name} masks nothing, so mask_share would do nothing; leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _patches(self) -> Task:
-        if self.name != "image_classification":
-            if self.patch is not None or self.shift:
-                key = "shift" if self.patch is None else "patch"
-                raise ValueError(f"{self.name} reads no images, so {key} would do nothing; leave it out")
-            return self
-        if self.patch is None:
+    def _effective(self) -> Task:
+        for key, tasks in READ_BY.items():
+            if self.name not in tasks and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{self.name} does not read {key}, so it would do nothing; leave it out")
+        if self.name == "image_classification" and self.patch is None:
             raise ValueError("image_classification needs patch, pixels on a side of a patch, as in patch: 4")
-        for key in ("vocab_size", "max_length", "too_long"):
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"images have no tokens, so {key} would do nothing; leave it out")
         return self
 
 
@@ -243,6 +230,27 @@ class Evaluation(Section):
     samples: Annotated[int, Field(ge=0)] = 6
     sample_tokens: Count = 48  # continuation of a language model; what is shown of a block with masks
     speed_rounds: Annotated[int, Field(ge=0)] = 5  # interleaved timings of training and decoding; 0: none
+    headline: str | dict[str, str] = ""  # what ranks models that tell classes or scores; multi_task: of which members
+
+    def check(self, task: Task) -> None:
+        """An `InputError` where `headline` names nothing that may rank models of the task."""
+        if not self.headline:
+            return
+        known = HEADLINES.get(task.name, ())
+        if not known:
+            raise InputError(
+                f"what ranks models of {task.name} is fixed, so evaluation.headline would do nothing; leave it out"
+            )
+        if isinstance(self.headline, str) == (task.name == "multi_task"):
+            such = "{cola: matthews}, with the name of a member" if task.name == "multi_task" else known[0]
+            raise InputError(
+                f"evaluation.headline of {task.name} is written as in headline: {such}, not {self.headline!r}"
+            )
+        for given in self.headline.values() if isinstance(self.headline, dict) else [self.headline]:
+            if given not in known:
+                raise InputError(
+                    f"evaluation.headline {given!r} is no score of {task.name} that ranks; write {' or '.join(known)}"
+                )
 
 
 def _names(given: dict[str, Any], kind: str) -> None:
@@ -331,6 +339,7 @@ class Recipe(Study):
             raise ValueError(
                 f"baseline {self.baseline!r} is no variant{nearest(self.baseline, self.variants)} ({known})"
             )
+        self.evaluation.check(self.task)
         return self
 
     def check(self) -> None:
@@ -387,6 +396,10 @@ DATA_KEYS = ("share", "tokens")
 """Keys of a sweep that say how much is learnt from."""
 SIZE_KEYS = ("sizes", "hidden_size", "num_hidden_layers", "num_encoder_layers", "intermediate_size")
 """Keys of a sweep that say how large a model is; all others part the points into settings."""
+
+
+POINT_KEYS = ("max_length", "share", "learning_rate")
+"""Keys of a sweep that belong to the task or to the training, not to the model."""
 
 
 class Sweep(Recipe):
@@ -464,8 +477,10 @@ class Sweep(Recipe):
                 raise InputError(
                     f"{key} is in the sweep, which would do nothing where {said[0]}.{key} says it; leave one out"
                 )
-            if key in ("max_length", "share") and getattr(self.task, key) != Task.model_fields[key].default:
-                raise InputError(f"{key} is in the sweep, so task.{key} would do nothing; leave it out")
+            # Written out as it is by default it may stand, as it does in the recipe that a sweep leaves in its folder.
+            section, name = (self.training, "training") if key == "learning_rate" else (self.task, "task")
+            if key in POINT_KEYS and getattr(section, key) != type(section).model_fields[key].default:
+                raise InputError(f"{key} is in the sweep, so {name}.{key} would do nothing; leave it out")
         self.points()
 
     def grid(self) -> list[dict[str, Any]]:
@@ -705,6 +720,13 @@ class Paring(Study):
                 idle = "warmup_steps" if own.get("schedule") == "slanted_triangular" else ""
                 filled[key] = {**{name: value for name, value in defaults.items() if name != idle}, **own}
         return {**given, **filled}
+
+    @field_validator("evaluation")
+    @classmethod
+    def _bounded(cls, evaluation: Evaluation) -> Evaluation:
+        if evaluation.headline:
+            raise ValueError("what a paring bounds also ranks, so headline would do nothing; write metric")
+        return evaluation
 
     @field_validator("seeds")
     @classmethod

@@ -30,9 +30,9 @@ from bareformers.assessment import (
     check_outputs,
     draw,
     evaluate,
-    held_out_likelihood,
     is_causal,
     padded,
+    scores_of,
     write_samples,
 )
 from bareformers.data.examples import part
@@ -128,10 +128,7 @@ class Subject:
     def score(self, model: Any, data: TaskData, **changes: Any) -> float:
         """The metric of a model."""
         settings = {**self.paring.evaluation.model_dump(mode="json"), "samples": 0, **changes}
-        if self.metric == "perplexity":  # nothing has to be written for it
-            return held_out_likelihood(model, data, settings).perplexity
-        quality, *_ = evaluate(model, data, settings)
-        return quality[self.metric].value
+        return scores_of(model, data, settings, [self.metric])[self.metric].value
 
     def drop(self, original: float, now: float) -> float:
         """What is lost of the metric: points, or percent of the original."""
@@ -224,8 +221,7 @@ def begin(paring: Paring) -> Subject:
     limit = savings.readable(model)
     task = validated(Task, {"name": kind, **asked}, "task")
     if "max_length" not in asked:
-        most = (limit - 1) // 2 if task.decoder_only else limit
-        task = task.model_copy(update={"max_length": min(128, most)})
+        task = task.model_copy(update={"max_length": min(128, Task.room(limit, task.decoder_only))})
     trained = validated(Task, own.get("task") or {"name": kind}, "task")
     if MODELS[task.form] is not MODELS[trained.form]:
         raise InputError(f"{paring.model} is a {type(model).__name__}, which is no model for {task.name}")
@@ -235,7 +231,7 @@ def begin(paring: Paring) -> Subject:
             f"model.for_member(name).save_pretrained(folder), with the tokenizer, and pare that"
         )
     known = tuple(each for each in METRICS[task.name] if each != "bits_per_byte" or bytes_per_token(tokenizer).any())
-    metric = paring.metric or task.headline or known[0]
+    metric = paring.metric or (own.get("evaluation") or {}).get("headline") or known[0]
     if metric not in known:
         raise unknown(f"metric for {task.name}", metric, known)
     if task.positions > limit:

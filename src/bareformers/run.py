@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from bareformers.assessment import MODELS
+from bareformers.assessment import MODELS, check_members
 from bareformers.data.tasks import TaskData
 from bareformers.errors import InputError
 from bareformers.execution import (
@@ -69,6 +69,7 @@ def begin(recipe: Recipe, runs: Sequence[Run]) -> None:
 
 def expand(recipe: Recipe, data: TaskData) -> list[Run]:
     """All runs of a recipe; whatever is wrong with any variant is an `InputError` here, before anything is trained."""
+    check_members(data, recipe.evaluation.model_dump())
     runs = []
     for variant in recipe.variants:
         training = recipe.training_for(variant)

@@ -111,8 +111,10 @@ def claim(recipe: Study, shared: dict[str, Any], runs: Sequence[Run]) -> None:
     write_whole(recipe.folder / "recipe.yaml", recipe.dump())
     for each in runs:
         settings = each.recipe.get("evaluation")
-        if each.result_file.exists() and read_yaml(each.folder / "recipe.yaml").get("evaluation") != settings:
-            each.result_file.unlink()  # trained already, but to be evaluated in another way
+        if each.result_file.exists():
+            before = read_yaml(each.folder / "recipe.yaml").get("evaluation")
+            if with_defaults("evaluation", before) != settings:
+                each.result_file.unlink()  # trained already, but to be evaluated in another way
         write_whole(each.folder / "recipe.yaml", yaml.safe_dump(each.recipe, sort_keys=False, allow_unicode=True))
 
 
@@ -151,7 +153,12 @@ def with_defaults(section: str, found: Any) -> Any:
     """A section as a folder holds it; keys that are newer than the folder have their defaults."""
     if section == "kind" and found is None:
         return "comparison"
-    known: dict[str, type[BaseModel]] = {"task": Task, "training": Training, "finetune": Finetune}
+    known: dict[str, type[BaseModel]] = {
+        "task": Task,
+        "training": Training,
+        "finetune": Finetune,
+        "evaluation": Evaluation,
+    }
     cls = known.get(section)
     if cls is None or not isinstance(found, dict):
         return found
@@ -285,10 +292,11 @@ def reload(folder: Path, overrides: Sequence[str]) -> tuple[Any, TaskData, dict[
             raise InputError(f"{override!r}: {section} has no such place") from None
         except yaml.YAMLError as error:
             raise InputError(f"{override!r} cannot be read: {' '.join(str(error).split())}") from error
-    settings = validated(Evaluation, resolved["evaluation"], "evaluation").model_dump()
+    settings = validated(Evaluation, resolved["evaluation"], "evaluation")
     task = validated(Task, resolved["task"], str(there))
+    settings.check(task)
     known = None if isinstance(model.config, BareConfig) else model  # data of ours is told in another order
-    return model, load_data(resolved["data"], task, tokenizer, known), settings
+    return model, load_data(resolved["data"], task, tokenizer, known), settings.model_dump()
 
 
 def load_data(section: dict[str, Any], task: Task, tokenizer: Any = None, model: Any = None) -> TaskData:
@@ -334,7 +342,6 @@ def prepared(corpus: Corpus, task: Task, tokenizer: Any = None, reads_segments: 
         shift=task.shift,
         share=task.share,
         decoder_only=task.decoder_only,
-        headline=task.headline,
         temperature=task.temperature,
         reads_segments=reads_segments,
     )

@@ -109,7 +109,7 @@ def read(recipe: Transfer) -> Sides:
     tokenizer = train_tokenizer(texts, task.vocab_size, cache_folder())
     classifier = prepared(labelled, task, tokenizer)
     first = None if general is None else prepared(general, languages, tokenizer)
-    second = None if recipe.adaptation is None else prepared(labelled, languages, tokenizer)
+    second = None if recipe.adaptation is None else prepared(labelled, adaptation_task(recipe), tokenizer)
     trained_on = "the training texts of the task" if general is None else "the general and the task's training texts"
     notes = [*classifier.notes, f"One tokenizer, of {len(tokenizer):,} tokens, is trained on {trained_on}."]
     notes += [f"General text: {note}" for note in (() if first is None else first.notes)]
@@ -122,10 +122,17 @@ def language_task(recipe: Transfer) -> Task:
     return Task(name=recipe.language_model, vocab_size=recipe.task.vocab_size, max_length=recipe.task.max_length)
 
 
+def adaptation_task(recipe: Transfer) -> Task:
+    """The same, of the task's own texts, of which as large a share is read as by the classifier."""
+    return language_task(recipe).model_copy(update={"share": recipe.task.share})
+
+
 def expand(recipe: Transfer, sides: Sides) -> list[Chain]:
     """All runs of a recipe; whatever is wrong with any variant is an `InputError` here, before anything is trained."""
     made: dict[Path, Step] = {}
     chains = []
+    # What ranks classifiers says nothing of language models.
+    language_evaluation = recipe.evaluation.model_copy(update={"headline": ""}).model_dump(mode="json")
     for variant in recipe.variants:
         language, classifier = language_config(recipe, variant, sides), configure(recipe, variant, sides.classifier)
         language_size = None if language is None else size_of(recipe.language_model, language, variant)
@@ -139,7 +146,8 @@ def expand(recipe: Transfer, sides: Sides) -> list[Chain]:
                     assert language is not None and language_size is not None and data is not None
                     own = stage.seed if isinstance(stage, General) and stage.seed is not None else seed
                     source = stage.data if isinstance(stage, General) else recipe.data
-                    model, task = recipe.language_model_for(variant), language_task(recipe)
+                    model = recipe.language_model_for(variant)
+                    task = language_task(recipe) if isinstance(stage, General) else adaptation_task(recipe)
                     sections = essence(source, task, model, stage.training)
                     label = f"{FOLDERS[name]}/{short_name([*line(last), sections])}"
                     run = run_of(
@@ -152,6 +160,7 @@ def expand(recipe: Transfer, sides: Sides) -> list[Chain]:
                         data=source,
                         task=task,
                         model=model,
+                        evaluation=language_evaluation,
                         **lineage(last),
                     )
                     last = steps[name] = made.setdefault(run.folder, Step(run, data, last, sections))

@@ -48,6 +48,17 @@ def test_fewer_are_among_more(load):
     assert load(labels_kept=100).unlabelled == () and load(labels_kept=100).train == load().train
 
 
+def test_a_share_has_a_text_of_each_class(load, tmp_path):
+    corpus = load()
+    shares = [corpus.less(share) for share in (0.01, 0.1, 0.3, 1)]
+    assert Counter(item.label for item in shares[0].train) == {"a": 1, "b": 1, "c": 1}
+    for one, other in zip(shares, shares[1:], strict=False):
+        assert set(one.train) < set(other.train) and len({item.label for item in one.train}) == 3
+    assert [len(one.train) for one in shares[1:]] == [pytest.approx(size, abs=3) for size in (10, 30, 100)]
+    assert "Of the training side, 1 % is read: 3 of 100 labelled texts, chosen by hash." in shares[0].notes
+    assert prepare(corpus, "classification", 270, 16, cache=tmp_path, share=0.01).labels == ("a", "b", "c")
+
+
 @pytest.mark.parametrize("total", range(3, 101))
 def test_largest_remainders(total):
     sizes = {"a": 60, "b": 38, "c": 2}

@@ -10,7 +10,7 @@ from bareformers.data.batching import BatchPlan, Sampling
 from bareformers.data.corpus import Corpus
 from bareformers.data.tasks import prepare
 from bareformers.errors import InputError
-from bareformers.recipe import Task, validated
+from bareformers.recipe import Evaluation, Task, validated
 from bareformers.registry import checked, sources
 from tests.training import tiny
 
@@ -41,10 +41,10 @@ def test_sides_are_those_of_the_members(corpus):
 
 
 def test_the_task(corpus, cache):
-    data = prepare(corpus, "multi_task", 300, 32, cache=cache, headline={"same": "matthews"})
-    told = {member.name: (member.labels, member.metric) for member in data.members}
+    data = prepare(corpus, "multi_task", 300, 32, cache=cache)
+    told = {member.name: (member.labels, member.metrics[0]) for member in data.members}
     scores = ((), "pearson")
-    assert told == {"kinds": (("0", "1", "2"), "accuracy"), "same": (("0", "1"), "matthews"), "alike": scores}
+    assert told == {"kinds": (("0", "1", "2"), "accuracy"), "same": (("0", "1"), "accuracy"), "alike": scores}
     sizes = [len(each.train) for each in corpus.members.values()]
     batch = data.collate([data.train[index] for index in (0, sizes[0], sizes[0] + sizes[1])])
     firsts = [each.train[0].label for each in corpus.members.values()]
@@ -98,6 +98,12 @@ def test_plans_that_sample():
     assert list(plan(steps=40)) == batches[:40] and any(0 < sum(np.array(batch) < 80) < len(batch) for batch in batches)
 
 
+def test_how_often_each_is_visited_is_said_by_a_task():
+    one, other = (Task(name="multi_task", sampling=given) for given in ("proportional", {"temperature": 2}))
+    assert (one.temperature, other.temperature) == (1.0, 2.0) and len({one, other}) == 2
+    assert Task(**other.model_dump()) == other
+
+
 # What is refused
 
 
@@ -128,16 +134,19 @@ def test_what_is_wrong_with_the_members(tmp_path, change, message):
 
 
 @pytest.mark.parametrize(
-    ("headline", "message"),
+    ("task", "headline", "message"),
     [
-        ({"cola": "matthews"}, "unknown member in task.headline 'cola'"),
-        ({"alike": "accuracy"}, "task.headline: alike has scores, and no accuracy; write pearson or spearman"),
-        ({"same": "pearson"}, "task.headline: same has classes, and no pearson; write accuracy or f1 or matthews"),
+        ("recall", "f1", "what ranks models of recall is fixed, so evaluation.headline would do nothing"),
+        ("classification", "pearson", "headline 'pearson' is no score of classification that ranks; write accuracy"),
+        ("classification", {"a": "f1"}, "headline of classification is written as in headline: accuracy, not"),
+        ("multi_task", "f1", "headline of multi_task is written as in headline: {cola: matthews}"),
+        ("multi_task", {"a": "bleu"}, "headline 'bleu' is no score of multi_task"),
     ],
 )
-def test_what_cannot_rank(corpus, cache, headline, message):
-    with pytest.raises(InputError, match=message):
-        prepare(corpus, "multi_task", 300, 32, cache=cache, headline=headline)
+def test_what_cannot_rank(task, headline, message):
+    with pytest.raises(InputError, match=message) as raised:
+        Evaluation(headline=headline).check(Task(name=task))
+    assert "\n" not in str(raised.value)
 
 
 def test_a_member_that_cannot_be_prepared(corpus, cache):
@@ -152,19 +161,18 @@ def test_a_member_that_cannot_be_prepared(corpus, cache):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"name": "recall", "headline": "f1"}, "what ranks models of recall is fixed, so headline would do nothing"),
-        ({"name": "classification", "headline": "pearson"}, "headline 'pearson' is none of classification; write acc"),
-        ({"name": "classification", "headline": {"a": "f1"}}, "headline of classification is written as in headline"),
-        (
-            {"name": "multi_task", "headline": "f1"},
-            "headline of multi_task is written as in headline: {cola: matthews}",
-        ),
-        ({"name": "multi_task", "headline": {"a": "bleu"}}, "headline 'bleu' is none of multi_task"),
-        ({"name": "regression", "sampling": {"temperature": 2}}, "regression has one data set, so sampling would do"),
+        ({"name": "regression", "sampling": {"temperature": 2}}, "regression does not read sampling, so it would do"),
         (
             {"name": "multi_task", "sampling": {"temperature": 0}},
             "sampling is proportional, or has a temperature above",
         ),
+        (
+            {"name": "recall", "vocab_size": 300},
+            "recall does not read vocab_size, so it would do nothing; leave",
+        ),
+        ({"name": "recall", "too_long": "cut"}, "recall does not read too_long"),
+        ({"name": "language_modelling", "too_long": "cut"}, "language_modelling does not read too_long"),
+        ({"name": "multi_task", "sampling": {"temperatur": 2}}, "sampling is proportional, or has a temperature above"),
         ({"name": "multi_task", "sampling": "uniform"}, "sampling is proportional, or has a temperature above 0"),
     ],
 )

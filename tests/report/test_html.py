@@ -217,6 +217,17 @@ def test_samples_of_other_tasks(tmp_path, kind, source, reference, said):
     assert said in text and text.count("<mark>hill</mark>") == 1 and "<mark>sea</mark>" not in text
 
 
+def test_scores_of_several_tasks_are_not_marked(tmp_path):
+    made_up.leave(tmp_path, made_up.comparison(seeds=1))
+    for variant in made_up.VARIANTS:
+        told = [("alike: a", "3.800", "3.80", "regression"), ("same: b", "1", "0", "classification")]
+        rows = [dict(zip(("source", "reference", "output", "kind"), row, strict=True)) for row in told]
+        found = {"kind": "multi_task", "samples": rows}
+        (tmp_path / variant / "seed1" / "samples.json").write_text(json.dumps(found))
+    text = text_of(build(tmp_path)).split("<h2>Samples</h2>")[1]
+    assert "A wrong class is" in text and "<mark>0</mark>" in text and "<mark>3.80</mark>" not in text
+
+
 # Signal
 
 

@@ -249,7 +249,7 @@ class Corpus:
     def less(self, share: float) -> Corpus:
         """The same with so much of the text of the training side, chosen by hash; the other sides stay.
 
-        What a smaller share reads is among what a larger one reads.
+        What a smaller share reads is among what a larger one reads. Of each class the first by hash always stays.
         """
         if share == 1:
             return self
@@ -258,6 +258,11 @@ class Corpus:
         items = [(_key(item), _size(item)) for item in self.train]
         texts = [(sha256(text.encode()).digest(), len(text)) for text in self.unlabelled]
         kept, kept_texts = _first_by_hash(items, share), _first_by_hash(texts, share)
+        if self.kind in ("labelled", "images"):
+            firsts: dict[str, int] = {}
+            for index in sorted(range(len(items)), key=items.__getitem__):
+                firsts.setdefault(cast(Labelled | LabelledImage, self.train[index]).label, index)
+            kept = sorted({*kept, *firsts.values()})
         read = f"{len(kept):,} of {counted(len(items), NOUNS[self.kind])}"
         said = f"Of the training side, {100 * share:g} % is read: {read}, chosen by hash."
         return replace(

@@ -254,12 +254,6 @@ def classified(model: nn.Module, batches: Iterable[tuple[Sequence[int], dict[str
     return judged(model, batches).classified()
 
 
-def room(config: Any) -> int:
-    """The most tokens of a source, and of its target, that a generative model can read and write."""
-    limit = int(config.max_position_embeddings)
-    return limit if config.is_encoder_decoder else (limit - 1) // 2
-
-
 @dataclass(frozen=True)
 class Decoded:
     """Outputs in the order of the inputs, and how many ran to the length limit without ending."""

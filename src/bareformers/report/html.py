@@ -378,7 +378,7 @@ class Samples:
     """Samples of all variants for the same sources.
 
     Attributes:
-        kind: `generation` or `answers`, or one of those whose outputs are held against references.
+        kind: `generation`, `answers` or `regression`, or one of those whose outputs are held against references.
         source, reference: what these are called.
     """
 
@@ -415,6 +415,7 @@ def _samples(comparison: Comparison, found: Mapping[str, Mapping[str, Any]]) -> 
     }
     samples = [sample for samples in found.values() for sample in samples["samples"]]
     images = {str(sample["source"]): str(sample.get("image", "")) for sample in samples}
+    kinds = {str(sample["source"]): str(sample.get("kind", kind)) for sample in samples}
     # Sources that most variants have come first, so that outputs stand beside each other.
     ranked = sorted(first, key=lambda source: -sum(source in by_source for by_source in outputs.values()))[:SAMPLES]
     items = [
@@ -422,7 +423,7 @@ def _samples(comparison: Comparison, found: Mapping[str, Mapping[str, Any]]) -> 
             shortened(source) if kind == "answers" else source,
             first[source],
             [
-                (variant, _pieces(kind, outputs[variant.name][source], first[source]))
+                (variant, _pieces(kinds[source], outputs[variant.name][source], first[source]))
                 for variant in comparison.variants
                 if source in outputs.get(variant.name, {})
             ],

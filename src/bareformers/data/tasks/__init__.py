@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import cast, get_args
@@ -33,7 +32,6 @@ def prepare(
     shift: int = 0,
     share: float = 1.0,
     decoder_only: bool = False,
-    headline: str | Mapping[str, str] = "",
     temperature: float = 1.0,
     reads_segments: bool = False,
 ) -> TaskData:
@@ -58,7 +56,6 @@ def prepare(
         shift: pixels that training images are moved at the most, anew in every epoch.
         share: of the training side that is encoded, chosen by hash; the tokenizer learns from all of it.
         decoder_only: whether pairs become `</s> source </s> target </s>`, of which the target is predicted.
-        headline: what ranks models that tell classes or scores; of `multi_task`, of some members.
         temperature: of `multi_task`: an epoch visits each member in proportion to its size ** (1 / temperature).
         reads_segments: whether the model is told which text of a pair a token is of, where the tokenizer tells.
 
@@ -80,7 +77,7 @@ def prepare(
             f"{task} needs {NOUNS[KINDS[task]]}s and the source gives {NOUNS[corpus.kind]}s: write task.name: {others}"
         )
     if task == "image_classification":
-        return replace(images.prepare(corpus.less(share), patch, shift), headline=str(headline))
+        return images.prepare(corpus.less(share), patch, shift)
     is_judged = KINDS[task] in ("labelled", "scored", "mixture")
     if max_length < (least := 3 if is_judged else 2):
         raise InputError(f"max_length {max_length} leaves nothing to predict: write {least} or more")
@@ -99,9 +96,8 @@ def prepare(
     if is_judged:
         encode = Encoder(tokenizer, max_length, too_long, reads_segments)
         if task == "multi_task":
-            return multi_task.prepare(corpus, encode, {} if isinstance(headline, str) else headline, temperature)
-        single = classification if task == "classification" else regression
-        return replace(single.prepare(corpus, encode), headline=str(headline))
+            return multi_task.prepare(corpus, encode, temperature)
+        return (classification if task == "classification" else regression).prepare(corpus, encode)
     if task == "recall":
         return recall.prepare(corpus, tokenizer, max_length)
     return translation.prepare(corpus, tokenizer, max_length, too_long, task, decoder_only)

@@ -46,7 +46,7 @@ KINDS: dict[Task, Kind] = {
 
 CLASS_METRICS = ("accuracy", "f1", "matthews")
 SCORE_METRICS = ("pearson", "spearman")
-"""What may rank models that tell classes, and scores; the first does where nothing is said."""
+"""What may rank models that tell classes, and scores."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,16 @@ class Member:
     Attributes:
         labels: the names of its classes; none of scores.
         scale: of its scores; None of classes.
-        metric: which of its own counts for the whole.
     """
 
     name: str
     labels: tuple[str, ...]
     scale: Scale | None
-    metric: str
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Which of its own may count for the whole; the first does where nothing is said."""
+        return CLASS_METRICS if self.scale is None else SCORE_METRICS
 
     @property
     def outputs(self) -> dict[str, Any]:
@@ -114,7 +117,6 @@ class TaskData:
         images: of images, what they have in common.
         scale: of a regression, that of the scores.
         members: of several tasks at once, each.
-        headline: what ranks models, where that is not what it is by default.
     """
 
     task: Task
@@ -131,7 +133,6 @@ class TaskData:
     images: ImageFormat | None = None
     scale: Scale | None = None
     members: tuple[Member, ...] = ()
-    headline: str = ""
 
     @property
     def has_classes(self) -> bool:

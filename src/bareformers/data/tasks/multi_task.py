@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from bareformers.data.batching import Sampling
 from bareformers.data.corpus import PARTS, Corpus
 from bareformers.data.examples import Collate, mixed
 from bareformers.data.tasks import classification, regression
-from bareformers.data.tasks.base import CLASS_METRICS, SCORE_METRICS, Member, TaskData
+from bareformers.data.tasks.base import Member, TaskData
 from bareformers.data.tasks.encoding import Encoder, pad_of
-from bareformers.errors import InputError, unknown
+from bareformers.errors import InputError
 
 
-def prepare(corpus: Corpus, encode: Encoder, metrics: Mapping[str, str], temperature: float) -> TaskData:
-    for name in metrics:
-        if name not in corpus.members:
-            raise unknown("member in task.headline", name, corpus.members)
+def prepare(corpus: Corpus, encode: Encoder, temperature: float) -> TaskData:
     found: dict[str, TaskData] = {}
     for name, each in corpus.members.items():
         try:
             found[name] = (classification if each.kind == "labelled" else regression).prepare(each, encode)
         except InputError as error:
             raise InputError(f"data.members.{name}: {error}") from None
-    members = tuple(member_of(name, data, metrics.get(name, "")) for name, data in found.items())
+    members = tuple(Member(name, data.labels, data.scale) for name, data in found.items())
     sizes = [len(data.train) for data in found.values()]
     sampling = None if temperature == 1 else Sampling.by_temperature(sizes, temperature)
     visits = sizes if sampling is None else sampling.visits
@@ -50,12 +45,3 @@ def prepare(corpus: Corpus, encode: Encoder, metrics: Mapping[str, str], tempera
         ),
         members=members,
     )
-
-
-def member_of(name: str, data: TaskData, metric: str) -> Member:
-    """A member with the metric that counts."""
-    known = CLASS_METRICS if data.scale is None else SCORE_METRICS
-    if metric and metric not in known:
-        what = "classes" if data.scale is None else "scores"
-        raise InputError(f"task.headline: {name} has {what}, and no {metric}; write {' or '.join(known)}")
-    return Member(name, data.labels, data.scale, metric or known[0])

@@ -12,6 +12,22 @@ from bareformers.data.tokens import bytes_per_token
 from bareformers.errors import InputError
 
 
+def frames_of(tokenizer: PreTrainedTokenizerBase, decoder_only: bool) -> list[Frame]:
+    """What stands around a source and around a target; one decoder reads the `</s>` before a source beside that."""
+    plain = Frame([], [tokenizer.eos_token_id])
+    if decoder_only:
+        return [plain, plain]
+    return [frame_of(tokenizer, is_target) or plain for is_target in (False, True)]
+
+
+def source_ids(tokenizer: PreTrainedTokenizerBase, text: str, decoder_only: bool) -> list[int]:
+    """A source as training gives it to a model, however long it is."""
+    (ids,) = ids_of(tokenizer, [text.strip()])
+    frame, _ = frames_of(tokenizer, decoder_only)
+    before = [tokenizer.eos_token_id] if decoder_only else []
+    return [*before, *frame.before, *ids, *frame.behind]
+
+
 def prepare(
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerBase,
@@ -27,10 +43,7 @@ def prepare(
         )
     byte_sizes, notes = bytes_per_token(tokenizer), list[str]()
     last = task == "dialogue"  # what was said last is answered to, and so stays where a source is cut
-    end = tokenizer.eos_token_id
-    frames = [Frame([], [end])] * 2
-    if not decoder_only:
-        frames = [frame_of(tokenizer, is_target) or frames[0] for is_target in (False, True)]
+    frames = frames_of(tokenizer, decoder_only)
 
     def encode(part: str) -> Examples:
         pairs: tuple[Pair, ...] = getattr(corpus, part)
@@ -47,7 +60,8 @@ def prepare(
             for frame, side in zip(frames, encoded, strict=True)
         )
         if decoder_only:
-            return answered([[end, *source] for source in sources], targets, pairs, byte_sizes)
+            prompts = [[tokenizer.eos_token_id, *source] for source in sources]
+            return answered(prompts, targets, pairs, byte_sizes)
         return translations(sources, targets, pairs, byte_sizes)
 
     sides = {part: encode(part) for part in PARTS}
