@@ -226,9 +226,7 @@ def test_a_regression_of_transformers_is_pared(tmp_path):
 
 
 def test_what_paring_refuses(several, tmp_path):
-    with pytest.raises(
-        InputError, match=r"several tasks at once, and a paring bounds the loss of one; save one of the"
-    ):
+    with pytest.raises(InputError, match=r"several tasks at once, and a paring bounds what one of them loses; save"):
         reduction.pare(run_of(several[0]), output=tmp_path / "run", **QUIET)
     with pytest.raises(InputError, match="what a paring bounds also ranks, so headline would do nothing; write metric"):
         reduction.pare(run_of(several[0]), output=tmp_path / "run", evaluation={"headline": "f1"}, **QUIET)

@@ -137,7 +137,8 @@ def pare(
         typer.Option(help="A folder with train.txt, validation.txt and test.txt (or .tsv, .csv), or a data section."),
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="accuracy, bits_per_byte, perplexity or bleu: what the task has.")
+        str | None,
+        typer.Option(help="A score of the task, such as accuracy, f1, pearson, bleu, rouge_l or perplexity."),
     ] = None,
     max_drop: Annotated[
         float | None,
@@ -254,7 +255,7 @@ def show(found: Document, folder: Path, said: str = "") -> None:
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a comparison or benchmark, such as runs/quickstart.")],
 ) -> None:
-    """Build report.html again from the files of a comparison, sweep or benchmark (no torch needed)."""
+    """Build report.html again from the files of whatever has one (no torch needed)."""
     from bareformers.report.kinds import SHOWN
     from bareformers.report.result import kind_of
 

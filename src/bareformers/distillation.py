@@ -171,7 +171,7 @@ def load_teacher(recipe: Distillation) -> Teacher:
     task = validated(Task, asked, "task")
     recipe.evaluation.check(task)
     if MODELS[task.form] is not type(model):
-        raise InputError(f"the teacher in {folder} is a {type(model).__name__}, which is no model for {task.name}")
+        raise InputError(f"the teacher in {folder} is a {type(model).__name__}, which is no model for {task.said}")
     if tokenizer is not None and len(tokenizer) != model.config.vocab_size:
         raise InputError(
             f"the teacher in {folder} has {model.config.vocab_size:,} tokens and its tokenizer {len(tokenizer):,}; "

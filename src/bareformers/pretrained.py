@@ -14,6 +14,7 @@ from bareformers.data.corpus import read_lines, user_path
 from bareformers.data.tasks import pad_of
 from bareformers.errors import InputError
 from bareformers.paring import surgery
+from bareformers.recipe import PAIRED
 
 SIDES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 SUFFIXES = (".txt", ".tsv", ".csv")
@@ -62,7 +63,7 @@ def task_of(model: Any, own: Mapping[str, Any]) -> str:
     if model.config.is_encoder_decoder:
         if model.can_generate():
             return "translation"
-        raise InputError(f"a {name} does no task that is known here; encoder-decoders are to translate")
+        raise InputError(f"a {name} does no task that is known here; an encoder-decoder needs a head that generates")
     if found := next((task for head, (task, _) in run_folder.HEADS.items() if head in name), None):
         if found == "classification":
             several = getattr(model.config, "members", None)
@@ -123,7 +124,7 @@ def section_for(given: Mapping[str, Any], task: str) -> dict[str, Any]:
     """A data section with a source; files that came without one are read as the task needs them."""
     if "name" in given:
         return dict(given)
-    if task == "translation" and ("root" in given or "tsv" in given):
+    if task in PAIRED and ("root" in given or "tsv" in given):
         return {"name": "parallel", **given}
     is_judged = task in ("classification", "regression")
     if not is_judged and task not in ("language_modelling", "masked_language_modelling"):

@@ -135,6 +135,13 @@ class Task(Section):
         return "decoder_only" if self.decoder_only else self.name
 
     @property
+    def said(self) -> str:
+        """Its name, and of pairs whether one decoder is to read them."""
+        if self.name not in PAIRED:
+            return self.name
+        return f"{self.name} with decoder_only: {str(self.decoder_only).lower()}"
+
+    @property
     def positions(self) -> int:
         """The most that a model is to read: of a decoder alone both sides of a pair and the `</s>` before them."""
         return 2 * self.max_length + 1 if self.decoder_only else self.max_length

@@ -224,10 +224,10 @@ def begin(paring: Paring) -> Subject:
         task = task.model_copy(update={"max_length": min(128, Task.room(limit, task.decoder_only))})
     trained = validated(Task, own.get("task") or {"name": kind}, "task")
     if MODELS[task.form] is not MODELS[trained.form]:
-        raise InputError(f"{paring.model} is a {type(model).__name__}, which is no model for {task.name}")
+        raise InputError(f"{paring.model} is a {type(model).__name__}, which is no model for {task.said}")
     if task.name not in METRICS:
         raise InputError(
-            f"{paring.model} is for several tasks at once, and a paring bounds the loss of one; save one of them by "
+            f"{paring.model} is for several tasks at once, and a paring bounds what one of them loses; save it by "
             f"model.for_member(name).save_pretrained(folder), with the tokenizer, and pare that"
         )
     known = tuple(each for each in METRICS[task.name] if each != "bits_per_byte" or bytes_per_token(tokenizer).any())

@@ -79,7 +79,7 @@ def test_given_sides_stay_but_for_empty_items():
     assert (corpus.train, corpus.test) == ((("a", "b"),), (("a", "z"), ("e", "f")))
     assert corpus.notes == (
         "Removed 2 pairs of the train side with an empty side.",
-        "Of 2 test source sentences, 1 also stand in the training side.",
+        "Of 2 test sources, 1 also stand in the training side.",
     )
 
 

@@ -148,7 +148,7 @@ class Corpus:
                 said.append(_emptied(kind, empty, f" of the {part} side"))
         seen = {_content(item) for item in sides["train"]}
         if repeated := sum(_content(item) in seen for item in sides["test"]):
-            what = "source sentences" if kind == "pairs" else f"{NOUNS[kind]}s"
+            what = "sources" if kind == "pairs" else f"{NOUNS[kind]}s"
             said.append(f"Of {len(sides['test']):,} test {what}, {repeated:,} also stand in the training side.")
         train, validation, test = sides.values()
         return cls(kind, train, validation, test, tuple(said), languages, labels=tuple(labels))
