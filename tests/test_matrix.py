@@ -1,6 +1,7 @@
 """Mixers x tasks, from comparisons that are finished."""
 
 import csv
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -13,6 +14,7 @@ from bareformers.report.kinds import SHOWN, shown
 from bareformers.report.matrix import Matrix
 from bareformers.report.result import Measure, RunResult, aggregate
 
+ROOT = Path(__file__).parents[1]
 MIXERS = ["dot_product", "gaussian", "linear", "average"]
 
 
@@ -86,7 +88,7 @@ def test_where_the_floor_is_as_good_there_is_no_way(tmp_path):
     assert not found.rows[0].open and all(cell.share is None for cell in found.rows[0].cells.values())
     assert reporting.written(found.rows[0], "gaussian") == "60.00"
     assert (
-        "In none of 1 task with several seeds" in reporting.verdict(found)
+        "In none of the 1 task with several seeds" in reporting.verdict(found)
         and "does no better" in reporting.caveats(found)[0]
     )
 
@@ -183,6 +185,14 @@ def test_nothing_else_is_overwritten(tmp_path, digits):
     carried_out(tmp_path, {"Digits": {"results": str(digits)}})
     with pytest.raises(InputError, match="holds a matrix, not a comparison"):
         carried_out(tmp_path, {"Digits": {"results": str(tmp_path / "m")}}, output=str(tmp_path / "n"))
+
+
+def test_the_recipe_of_the_repository(tmp_path, monkeypatch):
+    """It reads what is committed, and gives what is committed but for when and how."""
+    monkeypatch.chdir(ROOT)
+    recipe = load(Path("recipes/tasks/matrix.yaml"), [f"output={tmp_path / 'm'}"])
+    found = matrix.run(recipe, "bareformers run", log=lambda sentence: None)
+    assert found.rows == Matrix.load(ROOT / "results" / recipe.name / "result.json").rows
 
 
 def test_the_whole_is_a_column():

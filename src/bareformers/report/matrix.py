@@ -206,7 +206,7 @@ def verdict(matrix: Matrix) -> str:
     if not tested:
         return "One seed of every task: nothing here is held against chance."
     if not rows:
-        return f"In none of {tasks} is {matrix.whole} better than the best floor by more than chance."
+        return f"In none of the {tasks} is {matrix.whole} better than the best floor by more than chance."
     said = f"{matrix.whole} is better than the best floor by more than chance in {len(rows)} of {tasks}"
     tried = [row for row in rows if any(not cell.floor for mixer, cell in row.cells.items() if mixer != matrix.whole)]
     alone = [
@@ -250,7 +250,7 @@ def table(matrix: Matrix) -> Table:
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
-    found.add_column("task")
+    found.add_column("task", min_width=14)
     for mixer in matrix.mixers:
         found.add_column(mixer, justify="right", overflow="fold")
     for row in matrix.rows:
