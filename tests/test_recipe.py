@@ -2,13 +2,16 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from bareformers.errors import InputError
-from bareformers.recipe import Evaluation, Recipe, Training, load, validated
+from bareformers.recipe import Evaluation, Recipe, Training, load, load_distillation, load_paring, validated
+from tests.training import tiny
 
+ROOT = Path(__file__).parents[1]
 PLAIN = {
     "name": "plain",
     "data": {"name": "python_stdlib", "max_files": 12},
@@ -256,3 +259,14 @@ def test_a_recipe_says_its_kind(tmp_path):
     assert load(written(tmp_path, PLAIN)).kind == "comparison"
     with pytest.raises(InputError, match="unknown kind of recipe 'comparisons'; did you mean 'comparison'"):
         load(written(tmp_path, {**PLAIN, "kind": "comparisons"}))
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("results/*/recipe.yaml")), ids=lambda path: path.parent.name)
+def test_recipes_of_results_are_recipes_still(path):
+    """What made a result can be carried out again."""
+    if tiny.is_distillation(path):
+        load_distillation(path)
+    elif tiny.is_paring(path):
+        load_paring(path)
+    else:
+        load(path)

@@ -119,9 +119,8 @@ class Task(Section):
     vocab_size: Count = 8000  # of the BPE tokenizer, trained on the training side only; recall has its data's words
     max_length: Annotated[int, Field(ge=2)] = 128  # tokens of a packed block, or of the longest sentence or sequence
     too_long: Literal["drop", "cut", "error"] = "drop"  # pairs and labelled texts beyond max_length, counted
-    share: Annotated[float, Field(gt=0, le=1)] = (
-        1.0  # of the training side that is learnt from; the tokenizer reads all
-    )
+    # Of the training side that is learnt from; the tokenizer reads all of it.
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
     mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15  # masked_language_modelling: of the tokens of a block
     patch: Count | None = None  # image_classification: pixels on a side of what becomes a position
     shift: Annotated[int, Field(ge=0)] = 0  # image_classification: the most that training images are moved, in pixels
