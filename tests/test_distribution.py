@@ -3,12 +3,9 @@
 import builtins
 import importlib.util
 import json
-import os
-import signal
 import socket
-import threading
-import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -94,23 +91,35 @@ def test_two_workers_give_what_one_after_the_other_gives(recipe, cluster, tmp_pa
     assert "\n" not in str(raised.value) and type(raised.value) is InputError
 
 
-@needs_ray
-@pytest.mark.slow
-def test_ctrl_c_leaves_checkpoints(recipe, cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr("bareformers.report.html.build", lambda folder: None)
-    folder, settings = tmp_path / "run", ["training.budget.steps=3000", f"output={tmp_path / 'run'}"]
+def test_ctrl_c_stops_all_workers():
+    """Those that wait and those that train, which are given time to write a checkpoint; what had ended has ended."""
+    stopped, said, waits = [], [], []
 
-    def interrupt():
-        while not list(folder.rglob("metrics.jsonl")):
-            time.sleep(0.1)
-        time.sleep(1)
-        os.kill(os.getpid(), signal.SIGINT)
+    def wait(tasks, num_returns, timeout=None):
+        waits.append((list(tasks), timeout))
+        if len(waits) == 2:
+            raise KeyboardInterrupt
+        return tasks[:1], tasks[1:]
 
-    threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(Interrupted, match="stopped, with a checkpoint .*; resume with: bareformers run x --on ray"):
-        carry = partial(distribution.spread, cluster)
-        sweep.run(load(recipe, settings), "bareformers run x --on ray", log=lambda sentence: None, carry=carry)
-    assert list(folder.rglob("checkpoints/checkpoint-*/ledger.json")) and not list(folder.rglob("result.json"))
+    numbers = iter(range(3))
+    ray = SimpleNamespace(
+        nodes=lambda: [{"Alive": True, "Resources": {"CPU": 64}}],
+        cluster_resources=lambda: {"CPU": 64},
+        remote=lambda **resources: lambda function: SimpleNamespace(remote=lambda *given: f"task {next(numbers)}"),
+        put=lambda given: given,
+        get=lambda task: (["trained"], None),
+        wait=wait,
+        cancel=stopped.append,
+        exceptions=SimpleNamespace(RayTaskError=RuntimeError, RayError=OSError),
+    )
+    jobs = [
+        SimpleNamespace(run=SimpleNamespace(label=f"run {number}", recipe={"plugins": []}), data=None, make=None)
+        for number in range(3)
+    ]
+    with pytest.raises(Interrupted, match="stopped, with a checkpoint"):
+        distribution.spread(ray, jobs, said.append)
+    assert stopped == ["task 1", "task 2"] and "run 0: ended, 1 of 3" in said
+    assert waits[-1] == (["task 1", "task 2"], distribution.STOPPING)
 
 
 # What is said where it cannot be used

@@ -45,7 +45,7 @@ def carry_out(path, *overrides):
 def scored(tmp_path_factory):
     """A comparison of regressions that has ended: its recipe, what was returned and what was said."""
     path = tiny.regression(tmp_path_factory.mktemp("scored"), "dot_product", "average")
-    return path, *carry_out(path, "training.budget.steps=40", "training.learning_rate=0.01")
+    return path, *carry_out(path, "training.budget.steps=80", "training.learning_rate=0.01")
 
 
 @pytest.fixture(scope="module")
