@@ -779,7 +779,7 @@ class ScanAndSnapRecipe(Named):
         return self
 
 
-class Row(Section):
+class MatrixRow(Section):
     """One task of a matrix: the folder of a finished comparison, and what stands there for which mixer."""
 
     results: Annotated[str, Field(min_length=1)]  # the folder with its result.json
@@ -793,7 +793,7 @@ class MatrixRecipe(Named):
     kind: Literal["matrix"] = "matrix"
     whole: str = "dot_product"  # where the way ends that begins at a task's best floor
     mixers: Annotated[list[str], Field(min_length=1), AfterValidator(_no_repeats)]  # the columns
-    tasks: Annotated[dict[str, Row], Field(min_length=1)]  # by what they are called
+    tasks: Annotated[dict[str, MatrixRow], Field(min_length=1)]  # by what they are called
 
     @model_validator(mode="after")
     def _compared(self) -> MatrixRecipe:

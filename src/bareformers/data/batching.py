@@ -76,10 +76,10 @@ class Sampling:
 class BatchPlan(Sampler[list[int]]):
     """The training batches in order, as lists of example indices, each a `Visit`.
 
-    In every epoch each example comes once, or as often as `sampling` says, batches hold examples of similar length, and
-    their order is random.
-    `rows * longest side <= batch_tokens` holds for every batch, but that an example longer than `batch_tokens` makes
-    one alone. Equal arguments give equal plans on every machine, and a longer budget only adds batches.
+    In every epoch each example comes once, or as often as `sampling` says. Batches hold examples of similar length, and
+    their order is random. `rows * longest side <= batch_tokens` holds for every batch, but that an example longer than
+    `batch_tokens` makes one alone. Equal arguments give equal plans on every machine, and a longer budget only adds
+    batches.
 
     Args:
         lengths: the longer side of each example, [examples].

@@ -379,6 +379,5 @@ def _number(row: TaskRow, mixer: str) -> str:
     """The plain number of a cell."""
     if mixer not in row.cells:
         return words.NOT_MEASURED
-    measure, like = row.cells[mixer].measure, row.whole_measure.value
-    spread = "" if measure.spread is None else f" ± {words.score(row.metric, measure.spread / 2, like)}"
-    return f"{words.score(row.metric, measure.value, like)}{spread}".replace(" ", words.NBSP)
+    measure = row.cells[mixer].measure
+    return words.with_spread(row.metric, measure.value, measure.spread, row.whole_measure.value)

@@ -338,8 +338,7 @@ def loss_of(point: Point) -> str:
     """The loss of a point in words."""
     if point.loss is None or not point.loss.finite or point.status != "finished":
         return point.status if point.status != "finished" else words.NOT_MEASURED
-    spread = f" ± {words.score('loss', point.loss.spread / 2)}" if point.loss.spread is not None else ""
-    return f"{words.score('loss', point.loss.value)}{spread}"
+    return words.with_spread("loss", point.loss.value, point.loss.spread)
 
 
 # The file for other programs

@@ -28,7 +28,6 @@ _LABELS = {
     "latency_1": "forward pass of one sequence",
     "latency_32": "forward pass of 32 sequences",
     "matthews": "Matthews",
-    "mcc": "MCC",
     "mean": "mean over tasks",
     "multiply_adds": "multiply-adds of a forward pass",
     "peak_memory": "activation memory",
@@ -76,6 +75,12 @@ def score(key: str, value: float, like: float | None = None, sign: bool = False)
     if float(text.replace(",", "")) == 0:
         return f"±{text}" if sign else text
     return ("\N{MINUS SIGN}" if value < 0 else "+" if sign else "") + text
+
+
+def with_spread(key: str, value: float, spread: float | None, like: float | None = None) -> str:
+    """A quality with half of its spread, where there is one: `84.13 ± 1.40`; `like` as of `score`."""
+    number = score(key, value, like)
+    return number if spread is None else f"{number}{NBSP}±{NBSP}{score(key, spread / 2, like)}"
 
 
 def quantity(value: float, unit: str = "") -> str:

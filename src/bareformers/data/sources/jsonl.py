@@ -39,9 +39,8 @@ class Jsonl:
     label: str | None = None  # or, beside text, the field with its class: text or a whole number
     second: str | None = None  # and the field with the second text, where two belong together
     scores: bool = False  # whether labels are numbers, such as grades, and no classes
-    test_targets: tuple[str, ...] | None = (
-        None  # of pairs: the fields of the test with its references, where not target
-    )
+    # Of pairs: the fields of the test with its references, where not target.
+    test_targets: tuple[str, ...] | None = None
     validation_share: float = 0.04  # of the documents or source sentences under path, chosen by hash
     test_share: float = 0.04
 
